@@ -1,0 +1,63 @@
+"""What a reader must know before believing a session's figures, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench.intervals import percentile
+from bench.measurement import checkpoint_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from bench.analysis import Row
+    from bench.measurement import Measurement, Measurements
+
+SWING_MAX = 0.2
+RESOLUTION_MAX = 0.05
+LOAD_PER_CPU_MAX = 0.5
+
+
+def cautions(session: Measurements, rows: Sequence[Row]) -> Iterator[str]:
+    """One sentence per thing that weakens the session."""
+    environment = session.session.environment
+    if session.end is None or not session.end.complete:
+        yield "The session was interrupted: conditions that were not finished are missing."
+    load = environment.load_average[:1]
+    if load and load[0] > LOAD_PER_CPU_MAX * environment.machine.usable_cpus:
+        yield (
+            f"The machine was busy when the session began: load average {load[0]:.2f} "
+            f"on {environment.machine.usable_cpus} CPUs."
+        )
+    names = {record.digest: f"{checkpoint_name(record)} with {record.backend}" for record in session.artifacts}
+    for m in session.measurements:
+        if m.metric == "latency" and m.failure is None:
+            yield from _unsteady(m, names[m.artifact])
+    for batch_size, threads in sorted({(row.batch_size, row.threads) for row in rows}):
+        yield from _unresolved([row for row in rows if (row.batch_size, row.threads) == (batch_size, threads)])
+
+
+def _unsteady(m: Measurement, name: str) -> Iterator[str]:
+    where = f"at batch {m.batch_size}, threads {m.threads}"
+    if not m.stable:
+        yield f"The warm-up of {name} {where} did not come to rest within its limit."
+    # the control alone speaks for the machine: it would be said once per artifact otherwise
+    if m.control:
+        medians = [percentile(turn, 0.5) for turn in m.samples]
+        swing = percentile(medians, 0.9) / percentile(medians, 0.1) - 1
+        if swing > SWING_MAX:
+            yield (
+                f"The machine's own speed swung by {swing:.0%} between rounds {where}; speed-ups are taken within "
+                f"rounds and bear it, latencies are less certain."
+            )
+
+
+def _unresolved(rows: Sequence[Row]) -> Iterator[str]:
+    where = f"at batch {rows[0].batch_size}, threads {rows[0].threads}"
+    resolution = rows[0].resolution
+    if resolution is None:
+        yield f"No A/A pair was measured {where}: what the run can tell apart is unknown there."
+    elif resolution > RESOLUTION_MAX:
+        yield f"The A/A pair differs by up to {resolution:.1%} {where}: smaller gains cannot be told from none."
+    if all(row.speedup_vs_dense is None for row in rows):
+        yield f"No dense artifact was measured {where}: there is nothing to give a speed-up against."

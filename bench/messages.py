@@ -1,0 +1,61 @@
+"""What the bench and its worker processes say to each other: one JSON document per line."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """Pin to ``cpus``, load the artifact with ``threads`` threads, draw the latency inputs from the evaluation set."""
+
+    artifact: str
+    evaluation: str
+    threads: int
+    cpus: tuple[int, ...]
+    seed: int
+
+
+class Warm(msgspec.Struct, frozen=True, tag="warm"):
+    """Call the engine until two windows agree within ``tolerance`` or ``limit_s`` is over."""
+
+    window_s: float
+    limit_s: float
+    tolerance: float
+
+
+class Sample(msgspec.Struct, frozen=True, tag="sample"):
+    """Sample a metric: on ``calls`` batches after ``settle`` unrecorded calls, or on the evaluation set if 0."""
+
+    metric: str
+    calls: int = 0
+    settle: int = 0
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """The answer to ``Load``: the CPUs that the process may really use (empty where the system cannot pin)."""
+
+    cpus: tuple[int, ...]
+
+
+class Warmed(msgspec.Struct, frozen=True, tag="warmed"):
+    """The answer to ``Warm``: the last window's median, the number of calls, and whether the windows agreed."""
+
+    latency_ms: float
+    calls: int
+    stable: bool
+
+
+class Sampled(msgspec.Struct, frozen=True, tag="sampled"):
+    """The answer to ``Sample``."""
+
+    samples: list[float]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The answer to any request that could not be fulfilled."""
+
+    reason: str
+
+
+Request = Load | Warm | Sample
+Answer = Loaded | Warmed | Sampled | Failed
