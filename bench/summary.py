@@ -45,7 +45,10 @@ def groups(rows: Sequence[Row]) -> list[Group]:
 
 
 def pick(rows: Sequence[Row], base: Row, budget: float) -> Pick:
-    """Choose by speed-up among the sparse artifacts within the budget that are faster beyond the resolution."""
+    """Choose by speed-up among the sparse artifacts within the budget that are faster beyond the resolution.
+
+    Of those whose speed-ups the run cannot tell from the highest, the most accurate is chosen.
+    """
     assert base.accuracy is not None
     floor = base.accuracy - budget - _SLACK
     faster = [
@@ -57,7 +60,9 @@ def pick(rows: Sequence[Row], base: Row, budget: float) -> Pick:
         and (row.speedup_vs_dense or 0) > 1
         and row.speedup_resolved is not False
     ]
-    best = max(faster, key=lambda row: row.speedup_vs_dense or 0, default=None)
+    highest = max((row.speedup_vs_dense or 0 for row in faster), default=0.0)
+    equals = [row for row in faster if (row.speedup_vs_dense or 0) * (1 + (row.resolution or 0)) >= highest]
+    best = max(equals, key=lambda row: (row.accuracy or 0, row.speedup_vs_dense or 0), default=None)
     return Pick(budget=budget, base=base, best=best, sentence=_sentence(base, best, budget))
 
 

@@ -5,7 +5,11 @@
   const everything = document.getElementById("everything");
   const symbols = ["circle", "diamond", "square", "triangle-up", "x", "star"];
   const backends = [...new Set(groups.flatMap((group) => group.rows.map((row) => row.backend)))].sort();
-  const kinds = [...new Set(groups.flatMap((group) => group.rows.map(kind)))].filter((name) => name !== "dense").sort();
+  // the most frequent kind gets the first colour; dense has its own
+  const counts = new Map();
+  for (const row of groups.flatMap((group) => group.rows)) counts.set(kind(row), (counts.get(kind(row)) || 0) + 1);
+  counts.delete("dense");
+  const kinds = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || a.localeCompare(b));
 
   function kind(row) { return row.method === "dense" ? "dense" : `${row.method} ${row.pattern}`; }
   function token(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
@@ -32,7 +36,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 10, r: 12, t: 12, b: 10 },
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: token("--soft") },
       hoverlabel: { bgcolor: token("--raised"), bordercolor: token("--line"), font: { color: token("--ink"), size: 12 } },
-      legend: { orientation: "h", x: 0, xanchor: "left", y: -0.24, yanchor: "top", font: { size: 12 } },
+      legend: { orientation: "h", x: 0, xanchor: "left", yref: "container", y: 0, yanchor: "bottom", font: { size: 12 } },
       hovermode: "closest", xaxis: x, yaxis: y,
     }, more);
   }
@@ -77,13 +81,14 @@
         },
       };
     });
-    for (const name of new Set(known.map(kind))) {
+    for (const [index, name] of [...new Set(known.map(kind))].entries()) {
       const promised = new Map(known.filter((row) => kind(row) === name).map((row) => [row.sparsity, row.macs_dense / row.macs_nonzero]));
       const xs = [...promised.keys()].sort((a, b) => a - b);
       traces.push({
-        type: "scatter", mode: xs.length > 1 ? "lines" : "markers", name: plain(`MAC ratio, ${name}`), opacity: .8,
-        line: { color: color(name), width: 1.5, dash: "dot" }, marker: { symbol: "line-ew-open", size: 12, color: color(name) },
-        x: xs, y: xs.map((x) => promised.get(x)), hovertemplate: "dense over non-zero MACs: %{y:.1f}×<extra></extra>",
+        type: "scatter", mode: xs.length > 1 ? "lines" : "markers", name: "dense over non-zero MACs",
+        legendgroup: "macs", showlegend: index === 0,
+        line: { color: color(name), width: 1.5, dash: "dot" }, marker: { symbol: "line-ew-open", size: 14, color: color(name), line: { width: 2, color: color(name) } },
+        x: xs, y: xs.map((x) => promised.get(x)), hovertemplate: plain(name) + ": dense over non-zero MACs %{y:.1f}×<extra></extra>",
       });
     }
     const resolution = group.resolution || 0;
@@ -94,7 +99,7 @@
     ];
     Plotly.react("chart-speedup", traces, layout(
       axis("Sparsity, fraction of zero weights"),
-      axis("Times as fast as the fastest dense", { type: "log", tickvals: [.1, .2, .5, 1, 2, 5, 10, 20, 50, 100], ticksuffix: "×" }),
+      axis("Speed-up against dense", { type: "log", tickvals: [.1, .2, .5, 1, 2, 5, 10, 20, 50, 100], ticksuffix: "×" }),
       { shapes }), config);
   }
 
@@ -105,6 +110,9 @@
     document.getElementById("headline").textContent = groups[index].headline;
     for (const part of document.querySelectorAll("[data-condition]")) part.hidden = Number(part.dataset.condition) !== index;
     for (const row of document.querySelectorAll("[data-row]")) row.hidden = !everything.checked && Number(row.dataset.row) !== index;
+    const batch = groups[index].rows[0].batch_size;
+    for (const part of document.querySelectorAll("[data-batch]")) part.hidden = !everything.checked && Number(part.dataset.batch) !== batch;
+    document.getElementById("rows").classList.toggle("every", everything.checked);
     draw();
   }
   function compare(a, b) {
