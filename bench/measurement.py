@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, final
 
 import msgspec
 
-from bench.environment import Environment  # noqa: TC001 - msgspec reads the annotations
-from runtime.artifact import LayerEntry, Lineage, Target  # noqa: TC001 - msgspec reads the annotations
+from bench.environment import Environment
+from runtime.artifact import LayerEntry, Lineage, Target
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -199,14 +199,14 @@ def _decode(path: Path, number: int, line: bytes) -> Record:
     try:
         record: Record = msgspec.json.decode(line, type=Record)
     except msgspec.MsgspecError as error:
-        raise UserError(f"{path}, line {number}: {_where(error)}; restore the file or run `st3 bench` again") from error
+        raise UserError(f"{path}, line {number}{_where(error)}; restore the file or run `st3 bench` again") from error
     return record
 
 
 def _where(error: msgspec.MsgspecError) -> str:
     """Say the place in the words of a file: msgspec writes ``... - at `$.field` ``."""
     what, at, field = str(error).partition(" - at `$.")
-    return f"field {field.rstrip('`')}: {what}" if at else what
+    return f", field {field.rstrip('`')}: {what}" if at else f": {what}"
 
 
 def _check(path: Path, records: list[Record]) -> None:
@@ -220,7 +220,7 @@ def _check(path: Path, records: list[Record]) -> None:
         if isinstance(record, Measurement):
             if record.artifact not in known:
                 raise UserError(f"{path}, line {number}, field artifact: no artifact record has {record.artifact!r}")
-            if record.failure is None and not all(record.samples):
-                raise UserError(f"{path}, line {number}, field samples: a round without samples and without a failure")
+            if record.failure is None and not (record.samples and all(record.samples)):
+                raise UserError(f"{path}, line {number}, field samples: no samples, or a round without, but no failure")
             if record.metric == "latency" and any(value <= 0 for turn in record.samples for value in turn):
                 raise UserError(f"{path}, line {number}, field samples: a latency that is not positive")

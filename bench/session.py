@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path  # noqa: TC003 - msgspec reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec

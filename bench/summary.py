@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench import numbers
-from bench.analysis import Row  # noqa: TC001 - msgspec reads the annotations
+from bench.analysis import Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

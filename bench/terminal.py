@@ -19,7 +19,9 @@ def show(console: Console, analysis: Analysis, comparable: list[Group]) -> None:
     """Print failures, warnings, a table per condition, and last the answer in one line per condition."""
     for failure in analysis.failures:
         where = f" at batch {failure.batch_size}, threads {failure.threads}" if failure.batch_size else ""
-        console.print(f"not measured: {failure.name} {failure.backend}{where}: {failure.reason}", markup=False, highlight=False)
+        console.print(
+            f"not measured: {failure.name} {failure.backend}{where}: {failure.reason}", markup=False, highlight=False
+        )
     for warning in analysis.warnings:
         console.print(f"warning: {warning}", markup=False, highlight=False)
     for group in comparable:

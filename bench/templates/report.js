@@ -81,7 +81,7 @@
         },
       };
     });
-    for (const [index, name] of [...new Set(known.map(kind))].entries()) {
+    for (const [index, name] of kinds.filter((name) => known.some((row) => kind(row) === name)).entries()) {
       const promised = new Map(known.filter((row) => kind(row) === name).map((row) => [row.sparsity, row.macs_dense / row.macs_nonzero]));
       const xs = [...promised.keys()].sort((a, b) => a - b);
       traces.push({

@@ -1,0 +1,105 @@
+"""The measurement file: written as it goes, read back equal, and refused with line and field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from bench_builders import build_session, record
+
+from bench.measurement import Measurements, Writer, read_measurements
+from runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def session() -> Measurements:
+    artifacts = [record("d", "dense", 0.0, "onnxruntime"), record("s", "st3", 0.9, "native")]
+    return build_session(artifacts, {"d": [[2.0, 2.5]], "s": [[1.0]]}, {"d": 0.9, "s": 0.89}, {"d": [[2.0]]})
+
+
+@pytest.fixture
+def path(session: Measurements, tmp_path: Path) -> Path:
+    assert session.end is not None
+    writer = Writer(tmp_path / "deep" / "measurements.jsonl")
+    writer.write([session.session, *session.artifacts])
+    writer.write([*session.measurements, session.end])
+    writer.finish()
+    return writer.path
+
+
+def change(path: Path, line: int, old: str, new: str) -> None:
+    lines = path.read_text().split("\n")
+    assert old in lines[line - 1]
+    lines[line - 1] = lines[line - 1].replace(old, new, 1)
+    path.write_text("\n".join(lines))
+
+
+def test_round_trip(session: Measurements, path: Path) -> None:
+    assert read_measurements(path) == session
+
+
+def test_records_are_on_disk_as_soon_as_they_are_written(session: Measurements, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text("an older session")
+    writer = Writer(tmp_path / "m.jsonl")
+    writer.write([session.session, *session.artifacts, *session.measurements])
+    # a killed bench leaves this: whole records under the other name, and the older session untouched
+    assert read_measurements(writer.part).measurements == session.measurements
+    assert read_measurements(writer.part).end is None
+    assert writer.path.read_text() == "an older session"
+    writer.abandon()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("line", "old", "new", "where"),
+    [
+        (1, '"type":"session"', '"type":"something"', "line 1, field type"),
+        (1, '"schema_version":1', '"schema_version":2', "line 1, field schema_version: 2 is newer than 1"),
+        (1, '"schema_version":1,', "", "line 1: not a measurement file"),
+        (1, "{", "", "line 1: not a measurement file"),
+        (1, '"rounds":1', '"rounds":"many"', "line 1, field settings.rounds"),
+        (2, '"macs_dense":1000000', '"macs_dense":-0.5', "line 2, field layers["),
+        (2, '"digest":"d"', '"digest":"e"', "line 4, field artifact: no artifact record has 'd'"),
+        (4, '"batch_size":1', '"batch_size":null', "line 4, field batch_size"),
+        (4, '"samples":[[2.0', '"samples":[["fast"', "line 4, field samples["),
+        (4, '"samples":[[2.0', '"samples":[[-2.0', "line 4, field samples: a latency that is not positive"),
+        (4, '"samples":[[2.0,2.5]]', '"samples":[[]]', "line 4, field samples: no samples, or a round without"),
+        (4, '"samples":[[2.0,2.5]]', '"samples":[]', "line 4, field samples: no samples"),
+        (4, '"metric":"latency"', '"metric":"latency","colour":1', "line 4: Object contains unknown field `colour`"),
+        (3, "{", "{{", "line 3:"),
+    ],
+)  # fmt: skip
+def test_broken_foreign_and_newer_files_are_refused_with_line_and_field(
+    path: Path, line: int, old: str, new: str, where: str
+) -> None:
+    change(path, line, old, new)
+    with pytest.raises(UserError) as error:
+        read_measurements(path)
+    assert where in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_missing_empty_and_cut_off_files_are_refused(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_measurements(tmp_path / "nothing.jsonl")
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    with pytest.raises(UserError, match="is empty"):
+        read_measurements(tmp_path / "empty.jsonl")
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-20])
+    with pytest.raises(UserError, match=rf"line {raw.count(10)}: the line is cut off"):
+        read_measurements(path)
+
+
+def test_two_sessions_in_one_file_are_refused(session: Measurements, path: Path) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[0] + b"".join(lines[1:]))
+    with pytest.raises(UserError, match="line 2, field type: a second session"):
+        read_measurements(path)
+    path.write_bytes(b"".join(lines) + msgspec.json.encode(session.session) + b"\n")
+    with pytest.raises(UserError, match=r"line \d+, field type: an end record before the last line"):
+        read_measurements(path)

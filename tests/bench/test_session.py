@@ -1,0 +1,237 @@
+"""A whole session with small real artifacts, through the two commands; and what is left when it is interrupted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from bench_builders import make_artifact
+from click.testing import CliRunner
+
+from bench.command import bench, report, settings_for
+from bench.environment import describe, usable_cpus
+from bench.measurement import Settings, read_measurements
+from bench.session import plan_session, run_session
+from runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytest.importorskip("onnxruntime", reason="the small artifacts run in ONNX Runtime")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make_three(folder: Path, batch_size: int = 1) -> Path:
+    make_artifact(folder / "dense" / f"onnxruntime-b{batch_size}", "dense", 0.0, batch_size, hidden=4000)
+    make_artifact(folder / "st3-0.9" / f"onnxruntime-b{batch_size}", "st3", 0.9, batch_size, hidden=400)
+    make_artifact(folder / "st3-0.95" / f"onnxruntime-b{batch_size}", "st3", 0.95, batch_size, hidden=8)
+    return folder
+
+
+def invoke(command: Any, *arguments: object) -> str:
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, evaluation: Path) -> Path:
+    """A finished session of three good artifacts, one whose model is broken, and one folder that is no artifact."""
+    folder = tmp_path_factory.mktemp("session")
+    make_three(folder / "artifacts", batch_size=32)
+    make_artifact(folder / "artifacts/gmp/onnxruntime-b32", "gmp", 0.9, 32, broken="no model")
+    (folder / "artifacts/foreign").mkdir()
+    (folder / "artifacts/foreign/manifest.json").write_text('{"schema_version": 99}')
+    out = folder / "measurements.jsonl"
+    text = invoke(bench, folder / "artifacts", "--evaluation", evaluation, "--threads", 1, "--rounds", 6, "--out", out)
+    assert "st3-unstructured-0.95" in text
+    assert text.rstrip().endswith(f"measurements: {out}")
+    return out
+
+
+def test_a_session_from_artifacts_to_rows(measured: Path) -> None:
+    session = read_measurements(measured)
+    assert session.end is not None
+    assert session.end.complete
+    document = json.loads(invoke(report, measured, "--json"))
+    rows = {row["checkpoint"]: row for row in document["rows"]}
+    assert set(rows) == {"dense", "st3-unstructured-0.9", "st3-unstructured-0.95"}
+    assert rows["dense"]["base"] is True
+    assert rows["dense"]["speedup_vs_dense"] == 1
+    # 500 times fewer operations: this must be seen through any noise
+    assert rows["st3-unstructured-0.95"]["speedup_low"] > 1.2
+    assert rows["st3-unstructured-0.95"]["accuracy"] == 0.9
+    assert rows["dense"]["accuracy"] < 0.9
+    assert rows["dense"]["peak_memory_bytes"] > rows["dense"]["size_bytes"] > 0
+    assert rows["dense"]["resolution"] is not None
+    reasons = {failure["name"]: failure["reason"] for failure in document["failures"]}
+    assert "schema 99" in reasons["artifacts/foreign"]
+    assert "cannot load payload/model.onnx" in reasons["gmp-unstructured-0.9"]
+    if sys.platform == "linux":
+        assert {m.cpus for m in session.measurements if m.failure is None} == {usable_cpus()[:1]}
+
+
+def test_the_files_agree_row_by_row(measured: Path, tmp_path: Path) -> None:
+    text = invoke(report, measured, "--out", tmp_path)
+    assert text.rstrip().endswith(f"report: {tmp_path / 'report.html'} (also .md, .csv, .json)")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"report.{s}" for s in ("csv", "html", "json", "md")]
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    with (tmp_path / "report.csv").open() as stream:
+        for row, read in zip(rows, csv.DictReader(stream), strict=True):
+            assert list(row) == list(read)
+            for key, value in row.items():
+                assert read[key] == (
+                    "" if value is None else str(value).lower() if value in (True, False) else str(value)
+                ), key
+    lines = (tmp_path / "report.md").read_text().split("## Results")[1].split("##")[0].strip().split("\n")
+    names = [name.strip() for name in lines[0].strip("|").split("|")]
+    assert len(lines) == 2 + len(rows)
+    for row, line in zip(rows, lines[2:], strict=True):
+        cells = dict(zip(names, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
+        for key in (
+            "method",
+            "pattern",
+            "backend",
+            "batch_size",
+            "threads",
+            "macs_dense",
+            "macs_nonzero",
+            "size_bytes",
+        ):
+            assert cells[key] == str(row[key])
+        for key, half_a_digit in (("accuracy", 5e-5), ("latency_ms_p50", 5e-2), ("latency_ms_p90", 5e-2)):
+            assert abs(float(cells[key]) - row[key]) <= half_a_digit
+        assert abs(float(cells["speedup_vs_dense"].split("\u00d7")[0]) - row["speedup_vs_dense"]) <= 5e-2
+
+
+def test_a_session_names_no_host_no_user_and_no_path(measured: Path) -> None:
+    text = measured.read_text()
+    assert str(measured.parent) not in text
+    assert str(Path.home()) + "/" not in text
+    node = os.uname().nodename
+    assert f'"{node}"' not in text
+    environment = describe()
+    assert environment.machine.usable_cpus == len(usable_cpus())
+    assert environment.packages["numpy"]
+
+
+def test_an_artifact_given_twice_is_measured_once(measured: Path, evaluation: Path) -> None:
+    folder = measured.parent / "artifacts"
+    plan = plan_session([folder, folder / "dense"], evaluation, [1], Settings())
+    assert len(plan.entries) == 4
+
+
+class Interrupt:
+    """Presses Ctrl-C at the first step of a condition."""
+
+    def __init__(self, condition: str) -> None:
+        self.condition = condition
+
+    def __call__(self, text: str) -> None:
+        if text.startswith(self.condition):
+            raise KeyboardInterrupt
+
+
+def run_interrupted(folder: Path, evaluation: Path, out: Path, advance: Callable[[str], None]) -> int:
+    for batch_size in (1, 32):
+        make_artifact(folder / f"dense-b{batch_size}", "dense", 0.0, batch_size)
+    plan = plan_session([folder], evaluation, [1], settings_for(2.0, 5, 0))
+    return run_session(plan, out, advance)
+
+
+def test_ctrl_c_keeps_the_finished_conditions(tmp_path: Path, evaluation: Path) -> None:
+    out = tmp_path / "m.jsonl"
+    assert run_interrupted(tmp_path / "a", evaluation, out, Interrupt("batch 32")) == 1
+    session = read_measurements(out)
+    assert session.end is not None
+    assert not session.end.complete
+    assert {m.batch_size for m in session.measurements} == {1}
+    assert {m.metric for m in session.measurements} == {"latency", "memory", "accuracy", "size"}
+
+
+def test_ctrl_c_before_anything_is_finished_leaves_the_older_session(tmp_path: Path, evaluation: Path) -> None:
+    out = tmp_path / "m.jsonl"
+    out.write_text("an older session")
+    assert run_interrupted(tmp_path / "a", evaluation, out, Interrupt("batch 1")) == 0
+    assert out.read_text() == "an older session"
+    assert not out.with_name("m.jsonl.part").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers end with a killed bench by a Linux signal")
+def test_a_killed_bench_keeps_its_records_and_leaves_no_worker(tmp_path: Path, evaluation: Path) -> None:
+    make_three(tmp_path / "a")
+    out = tmp_path / "m.jsonl"
+    code = "from bench.command import bench; bench()"
+    arguments = [str(tmp_path / "a"), "--evaluation", str(evaluation), "--seconds", "60", "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while len(workers_of(process.pid)) < 4:
+            assert time.monotonic() < deadline, "four workers never came up"
+            time.sleep(0.05)
+        pids = workers_of(process.pid)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    deadline = time.monotonic() + 10
+    while any(is_worker(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a worker outlived the bench"
+        time.sleep(0.05)
+    assert not out.exists()
+    session = read_measurements(out.with_name("m.jsonl.part"))
+    assert len(session.artifacts) == 3
+
+
+def is_worker(pid: int) -> bool:
+    try:
+        return b"bench.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def workers_of(parent: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    except OSError:
+        return []
+    return [int(pid) for pid in children if is_worker(int(pid))]
+
+
+@pytest.mark.parametrize(
+    ("threads", "message"), [([0], "from 1 to"), ([100_000], "more threads than CPUs"), ([], "from 1 to")]
+)
+def test_impossible_thread_counts_are_refused(
+    threads: list[int], message: str, tmp_path: Path, evaluation: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_session([tmp_path], evaluation, threads, Settings())
+
+
+def test_what_cannot_be_measured_is_refused_before_it_begins(tmp_path: Path, evaluation: Path) -> None:
+    with pytest.raises(UserError, match=r"no artifact can be measured under .* no manifest.json was found"):
+        plan_session([tmp_path], evaluation, [1], Settings())
+    with pytest.raises(UserError, match="is no folder"):
+        plan_session([tmp_path / "nowhere"], evaluation, [1], Settings())
+    with pytest.raises(UserError, match="holds no evaluation set"):
+        plan_session([tmp_path], tmp_path, [1], Settings())
+
+
+def test_options_become_rounds() -> None:
+    assert settings_for(2.0, None, 0).rounds == 50
+    assert settings_for(0.01, None, 0).rounds == 5
+    assert settings_for(2.0, 7, 3).rounds == 7
+    with pytest.raises(UserError, match="--seconds must be positive"):
+        settings_for(0.0, None, 0)
+    with pytest.raises(UserError, match="--rounds must be 1 or more"):
+        settings_for(2.0, 0, 0)
