@@ -85,6 +85,15 @@ class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warnings: tuple[str, ...]
 
 
+class _Context(msgspec.Struct, frozen=True):
+    """What the rows of one group share: accuracy by artifact, memory by artifact and number of threads."""
+
+    base: Measurement | None
+    resolution: float | None
+    accuracy: dict[str, float]
+    memory: dict[tuple[str, int], float]
+
+
 def analyse(session: Measurements) -> Analysis:
     """Derive the rows, failures and warnings of a session."""
     artifacts = {record.digest: record for record in session.artifacts}
@@ -95,9 +104,13 @@ def analyse(session: Measurements) -> Analysis:
     timed = [m for m in good if m.metric == "latency" and not m.control]
     rows: list[Row] = []
     for group in _groups(timed, artifacts):
-        base = _base(group, artifacts)
-        resolution = resolution_of(good, group[0].batch_size, group[0].threads)
-        made = [_row(m, artifacts[m.artifact], base, resolution, accuracy.get(m.artifact), memory) for m in group]
+        context = _Context(
+            base=_base(group, artifacts),
+            resolution=resolution_of(good, group[0].batch_size, group[0].threads),
+            accuracy=accuracy,
+            memory=memory,
+        )
+        made = [_row(m, artifacts[m.artifact], context) for m in group]
         rows += _mark_front(made)
     rows.sort(key=_order)
     return Analysis(
@@ -141,18 +154,11 @@ def _base(group: Sequence[Measurement], artifacts: dict[str, ArtifactRecord]) ->
     return min(dense, key=lambda m: percentile(_pooled(m), 0.5), default=None)
 
 
-def _row(
-    m: Measurement,
-    record: ArtifactRecord,
-    base: Measurement | None,
-    resolution: float | None,
-    accuracy: float | None,
-    memory: dict[tuple[str, int], float],
-) -> Row:
+def _row(m: Measurement, record: ArtifactRecord, around: _Context) -> Row:
     p50, p90 = (percentile(_pooled(m), fraction) for fraction in PERCENTILES)
-    speedup = None if base is None else ratio(base.samples, m.samples)
+    speedup = None if around.base is None else ratio(around.base.samples, m.samples)
     lineage = record.lineage
-    peak = memory.get((m.artifact, m.threads))
+    peak = around.memory.get((m.artifact, m.threads))
     # 2 operations a MAC; per millisecond, so 1e6 of them a second are 1e-6 GFLOP per ms
     gflops_per_mac = 2 * m.batch_size / p50 / 1e6
     return Row(
@@ -162,7 +168,7 @@ def _row(
         pattern=lineage.pattern,
         sparsity=lineage.target_sparsity,
         sparsity_achieved=lineage.sparsity,
-        accuracy=accuracy,
+        accuracy=around.accuracy.get(m.artifact),
         macs_dense=record.macs_dense,
         macs_nonzero=record.macs_nonzero,
         backend=record.backend,
@@ -174,13 +180,13 @@ def _row(
         speedup_vs_dense=speedup.value if speedup else None,
         speedup_low=speedup.low if speedup else None,
         speedup_high=speedup.high if speedup else None,
-        resolution=resolution,
-        speedup_resolved=is_resolved(speedup, resolution) if speedup and m is not base else None,
+        resolution=around.resolution,
+        speedup_resolved=is_resolved(speedup, around.resolution) if speedup and m is not around.base else None,
         size_bytes=record.size_bytes,
         peak_memory_bytes=None if peak is None else int(peak),
         gflops_dense_equivalent=record.macs_dense * gflops_per_mac,
         gflops_useful=record.macs_nonzero * gflops_per_mac,
-        base=m is base,
+        base=m is around.base,
         pareto=False,
         artifact=m.artifact,
     )

@@ -40,11 +40,13 @@ def _table(group: Group) -> Table:
         title_justify="left",
         box=None,
         pad_edge=False,
+        collapse_padding=True,
+        padding=(0, 2),
     )
-    table.add_column("checkpoint", no_wrap=True, min_width=24)
+    table.add_column("checkpoint", overflow="fold")
     table.add_column("backend", no_wrap=True)
     for name in ("accuracy", "MACs", "p50 ms", "speed-up", "size"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     for row in group.rows:
         table.add_row(
             row.checkpoint,

@@ -82,7 +82,7 @@
       };
     });
     for (const [index, name] of kinds.filter((name) => known.some((row) => kind(row) === name)).entries()) {
-      const promised = new Map(known.filter((row) => kind(row) === name).map((row) => [row.sparsity, row.macs_dense / row.macs_nonzero]));
+      const promised = new Map(known.filter((row) => kind(row) === name).map((row) => [row.sparsity, row.macs_nonzero ? row.macs_dense / row.macs_nonzero : null]));
       const xs = [...promised.keys()].sort((a, b) => a - b);
       traces.push({
         type: "scatter", mode: xs.length > 1 ? "lines" : "markers", name: "dense over non-zero MACs",
