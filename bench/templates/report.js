@@ -23,7 +23,8 @@
       const name = `${kind(row)}, ${row.backend}`;
       series.set(name, [...(series.get(name) || []), row]);
     }
-    return series;
+    // long series first: a single artifact must not lie hidden under one of them
+    return [...series].sort((a, b) => b[1].length - a[1].length);
   }
   function axis(text, more) {
     return Object.assign({
@@ -57,7 +58,7 @@
       type: "scatter", mode: "lines", name: "Pareto front", hoverinfo: "skip", line: { shape: "hv", width: 1.5, color: token("--front") },
       x: front.map((row) => row.latency_ms_p50), y: front.map((row) => row.accuracy),
     };
-    const points = [...bySeries(known)].map(([name, rows]) => ({
+    const points = bySeries(known).map(([name, rows]) => ({
       type: "scatter", mode: "markers", name: plain(name), text: rows.map(hover), hovertemplate: "%{text}<extra></extra>",
       marker: { size: 10, color: color(kind(rows[0])), symbol: symbol(rows[0].backend), line: { width: 1, color: token("--paper") } },
       x: rows.map((row) => row.latency_ms_p50), y: rows.map((row) => row.accuracy),
@@ -69,7 +70,7 @@
 
   function speedup(group) {
     const known = group.rows.filter((row) => row.speedup_vs_dense !== null && row.method !== "dense");
-    const traces = [...bySeries(known)].map(([name, unsorted]) => {
+    const traces = bySeries(known).map(([name, unsorted]) => {
       const rows = [...unsorted].sort((a, b) => a.sparsity - b.sparsity);
       return {
         type: "scatter", mode: "lines+markers", name: plain(name), text: rows.map(hover), hovertemplate: "%{text}<extra></extra>",
