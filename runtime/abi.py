@@ -1,0 +1,22 @@
+"""The C ABI between a generated library and the native engine, and the header of its weight file."""
+
+from __future__ import annotations
+
+import ctypes
+
+ABI_VERSION = 1
+WEIGHT_MAGIC = b"ST3WGT01"
+
+LIBRARY_FILE = "network.so"
+WEIGHT_FILE = "weights.bin"
+
+BUSY = 1
+_VOID_P, _I32, _U64, _CHAR_P = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint64, ctypes.c_char_p
+
+SIGNATURES: dict[str, tuple[object, list[object]]] = {
+    "st3_abi_version": (_I32, []),
+    "st3_open": (_VOID_P, [_VOID_P, _U64, _I32, _CHAR_P, _U64]),
+    "st3_run": (_I32, [_VOID_P, _VOID_P, _VOID_P]),
+    "st3_close": (None, [_VOID_P]),
+}
+"""Result and argument types of each exported function; ``compile/native/kernels/model.h`` defines them."""

@@ -1,0 +1,55 @@
+"""Replays an artifact's golden inputs and compares the answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from runtime.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from runtime.engine import Engine
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """``error`` is ``max|y - golden| / max|golden|``; ``passed`` if it is within the manifest's tolerance."""
+
+    artifact: str
+    engine: str
+    threads: int
+    error: float
+    tolerance: float
+    passed: bool
+
+
+def replay(engine: Engine) -> CheckResult:
+    """Run the golden inputs once.
+
+    Raises:
+        ArtifactError: the golden files cannot be read or do not have the manifest's shapes.
+    """
+    manifest = engine.artifact.manifest
+    golden = engine.artifact.folder / "golden"
+    try:
+        inputs = np.load(golden / "inputs.npy", allow_pickle=False)
+        expected = np.load(golden / "outputs.npy", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{golden} cannot be read ({error}); copy or compile the artifact again") from error
+    if expected.shape != manifest.output.shape:
+        raise ArtifactError(
+            f"{golden / 'outputs.npy'} has shape {expected.shape}, the manifest says {manifest.output.shape}"
+        )
+    result = engine.run({manifest.input.name: inputs})[manifest.output.name].reshape(expected.shape)
+    largest = float(np.abs(expected).max())
+    deviation = float(np.abs(result - expected).max()) / (largest or 1.0)
+    return CheckResult(
+        artifact=manifest.name,
+        engine=manifest.engine,
+        threads=engine.threads,
+        error=deviation,
+        tolerance=manifest.tolerance.relative,
+        # a NaN compares false and so fails
+        passed=deviation <= manifest.tolerance.relative,
+    )

@@ -1,0 +1,86 @@
+"""The engine interface, and how an artifact finds its engine."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import runtime.engines
+from runtime.artifact import Artifact, open_artifact
+from runtime.errors import ArtifactError, UserError
+from runtime.machine import check_requirements
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+
+class Engine(ABC):
+    """A loaded artifact. ``run`` may be called any number of times, from one Python thread at a time."""
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        self.artifact = artifact
+        self.threads = threads
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """Run one batch.
+
+        Args:
+            inputs: one C-contiguous array by the name, shape and dtype that ``artifact.manifest.input`` gives.
+
+        Returns:
+            One freshly allocated array by the name of ``artifact.manifest.output``.
+
+        Raises:
+            UserError: a name, shape or dtype is not the manifest's.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most engines hold nothing that the garbage collector does not free
+        """Free threads and memory; the engine cannot run afterwards."""
+
+    def checked_input(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """The input array, C-contiguous, or a ``UserError`` that says what does not fit."""
+        spec = self.artifact.manifest.input
+        if set(inputs) != {spec.name}:
+            raise UserError(f"this artifact takes one input named {spec.name!r}, got {sorted(inputs)}")
+        array = inputs[spec.name]
+        if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+            raise UserError(
+                f"input {spec.name!r} must be {spec.dtype} {spec.shape}, got {array.dtype} {array.shape}; "
+                f"another batch size needs an artifact compiled for it (st3 compile --batch-size)"
+            )
+        return np.ascontiguousarray(array)
+
+
+def load(path: str | Path, threads: int | None = None, verify: bool = True) -> Engine:
+    """Open an artifact and load it into its engine.
+
+    Args:
+        path: the artifact's folder.
+        threads: CPU threads to run on; the manifest's number if not given.
+        verify: check every file's digest first.
+
+    Raises:
+        ArtifactError: the artifact is damaged, or this machine lacks what it needs.
+        UserError: ``threads`` is not positive.
+    """
+    artifact = open_artifact(Path(path), verify=verify)
+    wanted = artifact.manifest.target.threads if threads is None else threads
+    if wanted < 1:
+        raise UserError(f"threads must be 1 or more, got {wanted}")
+    check_requirements(artifact)
+    key = artifact.manifest.engine
+    known = sorted(module.name for module in pkgutil.iter_modules(runtime.engines.__path__))
+    if key not in known:
+        raise ArtifactError(f"{path} needs the engine {key!r}; this runtime has {', '.join(known)}; update st3")
+    module = importlib.import_module(f"runtime.engines.{key}")
+    engine = module.load(artifact, wanted)
+    assert isinstance(engine, Engine), f"runtime.engines.{key}.load returned {type(engine)}"
+    return engine

@@ -1,0 +1,53 @@
+"""What this machine is, and whether an artifact can run on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from runtime.artifact import Artifact
+
+
+def cpu_flags() -> frozenset[str]:
+    """CPU features as the Linux kernel names them (``avx2``, ``avx512f``, ``asimd``); empty where it does not say."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def check_requirements(artifact: Artifact) -> None:
+    """Raise ``ArtifactError`` that says what the artifact needs and this machine lacks."""
+    needs = artifact.manifest.requirements
+    for wanted, here, what in (
+        (needs.system, platform.system(), "operating system"),
+        (needs.machine, platform.machine(), "processor"),
+    ):
+        if wanted and wanted != here:
+            raise ArtifactError(
+                f"{artifact.folder} was built for {what} {wanted}, this machine is {here}; compile it for this one"
+            )
+    missing = sorted(set(needs.cpu_flags) - cpu_flags())
+    if missing:
+        raise ArtifactError(
+            f"{artifact.folder} needs {' '.join(needs.cpu_flags)}, this machine lacks {' '.join(missing)}; "
+            f"compile it for this one (st3 compile --isa)"
+        )
+    for package, version in needs.packages.items():
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            raise ArtifactError(
+                f"{artifact.folder} needs the package {package} (built with {version}); "
+                f"install it: pip install {package}=={version.partition('+')[0]}"
+            ) from None
