@@ -1,0 +1,48 @@
+"""What a backend is, and how one is found: a module in ``compile/backends`` whose file name is its key."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Protocol, cast
+
+import msgspec
+
+import compile.backends
+from compile.capture import Captured
+from runtime.artifact import Requirements, Target
+from runtime.errors import UserError
+
+
+class Built(msgspec.Struct, frozen=True):
+    """What a backend made: the engine that runs it, per layer its format and the reason, what a machine must have."""
+
+    engine: str
+    formats: dict[str, tuple[str, str]]
+    requirements: Requirements
+
+
+class Backend(Protocol):
+    """The functions that a backend module defines."""
+
+    def architecture(self, isa: str) -> str:
+        """The target's architecture for what the user asked for with ``--isa``."""
+
+    def uses_zeros(self) -> bool:
+        """Whether a sparse checkpoint can run faster through this backend than a dense one."""
+
+    def build(self, captured: Captured, target: Target, folder: Path) -> Built:
+        """Write ``folder/payload`` (and, if it helps a reader, ``folder/source``)."""
+
+
+def backend_names() -> list[str]:
+    """Every backend there is."""
+    return sorted(module.name for module in pkgutil.iter_modules(compile.backends.__path__))
+
+
+def find_backend(name: str) -> Backend:
+    """The backend of that name; a ``UserError`` that lists the valid ones if there is none."""
+    if name not in backend_names():
+        raise UserError(f"unknown backend {name!r}; choose one of {', '.join(backend_names())}")
+    return cast("Backend", importlib.import_module(f"compile.backends.{name}"))

@@ -1,0 +1,1 @@
+"""Backends: who builds a payload. One file each; the file name is the key on the command line."""

@@ -1,0 +1,69 @@
+"""``st3 compile``: checkpoints in, artifacts out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+
+from runtime.errors import UserError
+
+
+@click.command("compile")
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for OUT/<checkpoint>/<backend>-b<N>."
+)
+@click.option(
+    "--backend", "backends", multiple=True, help="Backend; repeat for several.  [default: all that make sense]"
+)
+@click.option(
+    "--batch-size", "batch_sizes", multiple=True, type=int, default=(1,), show_default=True, help="Repeatable."
+)
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads that the engine uses by default.")
+@click.option("--isa", default="native", show_default=True, help="Instruction set for native: avx512, avx2, portable.")
+@click.option("--force", is_flag=True, help="Rebuild artifacts that are up to date.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+def compile_(
+    checkpoints: tuple[Path, ...],
+    out: Path,
+    backends: tuple[str, ...],
+    batch_sizes: tuple[int, ...],
+    threads: int,
+    isa: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Compile CHECKPOINTS into artifacts.
+
+    Without --backend a dense checkpoint goes through every CPU backend; a sparse one through those that use zeros, and
+    ONNX Runtime, which does not, for comparison.
+    """
+    from compile.backend import find_backend
+    from compile.lower import backends_for, lower, up_to_date
+
+    for name in backends:
+        find_backend(name)
+    console = Console(stderr=True)
+    made: list[dict[str, object]] = []
+    for checkpoint in checkpoints:
+        folder = out / checkpoint.resolve().name
+        for backend in backends or tuple(backends_for(checkpoint)):
+            for batch_size in batch_sizes:
+                target = folder / f"{backend}-b{batch_size}"
+                start = time.perf_counter()
+                fresh = not force and isa == "native" and up_to_date(checkpoint, target, threads)
+                if not fresh:
+                    with console.status(f"compiling {checkpoint.name} with {backend}, batch {batch_size}"):
+                        target = lower(checkpoint, folder, backend, batch_size, threads, isa)
+                seconds = time.perf_counter() - start
+                made.append({"artifact": str(target), "backend": backend, "batch_size": batch_size, "fresh": fresh})
+                if not as_json:
+                    click.echo(f"{target}  " + ("up to date" if fresh else f"compiled in {seconds:.1f} s"))
+    if as_json:
+        click.echo(msgspec.json.encode(made).decode())
+    if not made:
+        raise UserError("nothing to compile: give at least one checkpoint folder")

@@ -1,0 +1,40 @@
+"""All weights, blocks of output channels side by side, with one list of tap offsets for all of them."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from compile.native.taps import Taps
+
+
+class Dense(msgspec.Struct, frozen=True):
+    """``matrix`` is ``(N/block rounded up, C*R*S, block)``, ``offsets`` ``(C*R*S,)`` in bytes."""
+
+    matrix: NDArray[np.float32]
+    offsets: NDArray[np.int32]
+
+
+def reject(weight: NDArray[np.float32]) -> str | None:
+    """Every weight can be kept dense."""
+    del weight
+    return None
+
+
+def pack(weight: NDArray[np.float32], taps: Taps, block: int) -> Dense:
+    """Pack ``weight`` ``(N, C, R, S)`` of an ungrouped convolution; the last block is padded with zeros."""
+    assert taps.groups == 1, "the dense kernel shares one list of taps among all output channels"
+    outputs = len(weight)
+    blocks = -(-outputs // block)
+    padded = np.zeros((blocks * block, weight[0].size), np.float32)
+    padded[:outputs] = weight.reshape(outputs, -1)
+    matrix = padded.reshape(blocks, block, -1).transpose(0, 2, 1)
+    return Dense(np.ascontiguousarray(matrix), taps.offsets(weight.shape)[0].reshape(-1).astype(np.int32))
+
+
+def unpack(packed: Dense, taps: Taps, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """The exact weight that was packed."""
+    del taps
+    weight: NDArray[np.float32] = packed.matrix.transpose(0, 2, 1).reshape(-1, *shape[1:])[: shape[0]].copy()
+    return weight

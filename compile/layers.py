@@ -1,0 +1,54 @@
+"""The layer table: every conv and linear layer of a captured network with its MACs, before a backend chose formats."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from compile.capture import Captured
+from compile.passes.fold_batchnorm import tensor_of
+
+_OPS = {
+    torch.ops.aten.conv2d.default: "conv2d",
+    torch.ops.aten.conv2d.padding: "conv2d",
+    torch.ops.aten.linear.default: "linear",
+}
+
+
+class Layer(msgspec.Struct, frozen=True):
+    """``weight`` as the module has it, batch normalisation folded; MACs are per picture."""
+
+    name: str
+    op: str
+    weight: NDArray[np.float32]
+    macs_dense: int
+    macs_nonzero: int
+
+
+def read_layers(captured: Captured) -> tuple[Layer, ...]:
+    """Layers in execution order; a module that runs twice appears twice."""
+    layers = []
+    for node in captured.module.graph.nodes:
+        if node.op != "call_function" or node.target not in _OPS:
+            continue
+        tensor = tensor_of(captured.module, node.args[1])
+        assert tensor is not None
+        weight = tensor.to(torch.float32).numpy()
+        # positions that one weight serves in one picture: all of the output but batch and channel
+        shape = node.meta["val"].shape
+        is_conv = _OPS[node.target] == "conv2d"
+        positions = math.prod(int(n) for n in (shape[2:] if is_conv else shape[1:-1]))
+        layers.append(
+            Layer(
+                name=str(node.args[1].target).rpartition(".")[0],
+                op=_OPS[node.target],
+                weight=weight,
+                macs_dense=weight.size * positions,
+                macs_nonzero=int(np.count_nonzero(weight)) * positions,
+            )
+        )
+    return tuple(layers)

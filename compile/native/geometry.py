@@ -1,0 +1,184 @@
+"""How a picture's pixels map to vector lanes and memory: sub-images or pictures in lanes, rows of channels, halos.
+
+A vector holds the same position of several sub-images (and, for larger batches, of several pictures). Neighbours of a
+position are therefore whole vectors at a constant distance, and every tap of a convolution is an aligned load. The
+price is a halo: the vectors just outside the sub-images hold lanes permuted from the opposite border.
+Memory order is ``[row][channel][column][lane]``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from compile.graph import Shape
+
+
+class Geometry(msgspec.Struct, frozen=True):
+    """Lanes of one vector: ``images`` pictures, each cut into ``lane_rows`` x ``lane_columns`` sub-images.
+
+    ``height`` and ``width`` are the picture's; ``rows`` and ``columns`` the distance between sub-images, at least a
+    sub-image's size. Lane ``(i * lane_rows + r) * lane_columns + c`` is sub-image ``(r, c)`` of picture ``i``.
+    """
+
+    lanes: int
+    images: int
+    lane_rows: int
+    lane_columns: int
+    rows: int
+    columns: int
+    height: int
+    width: int
+
+    def pixels(self, row: int, column: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Picture, row and column of each lane at a sub-image position; picture -1 where the lane holds no pixel."""
+        lane = np.arange(self.lanes)
+        per_image = self.lane_rows * self.lane_columns
+        image, part = lane // per_image, lane % per_image
+        y = (part // self.lane_columns) * self.rows + row
+        x = (part % self.lane_columns) * self.columns + column
+        inside = (image < self.images) & (y >= 0) & (y < self.height) & (x >= 0) & (x < self.width)
+        return np.where(inside, image, -1), y, x
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """A tensor in memory: ``channels`` of a geometry with a halo of ``(top, left, bottom, right)`` positions."""
+
+    geometry: Geometry
+    channels: int
+    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    fill: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """Vectors of one channel in one row, halo included."""
+        return self.halo[1] + self.geometry.columns + self.halo[3]
+
+    @property
+    def vector(self) -> int:
+        """Bytes of a vector."""
+        return 4 * self.geometry.lanes
+
+    @property
+    def channel_stride(self) -> int:
+        """Bytes from one channel to the next."""
+        return self.width * self.vector
+
+    @property
+    def row_stride(self) -> int:
+        """Bytes from one row to the next."""
+        return self.channels * self.channel_stride
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return (self.halo[0] + self.geometry.rows + self.halo[2]) * self.row_stride
+
+    def offset(self, row: int, column: int) -> int:
+        """Bytes from the tensor's start to the vector at a sub-image position (negative ones lie in the halo)."""
+        return (row + self.halo[0]) * self.row_stride + (column + self.halo[1]) * self.vector
+
+    def edges(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The vectors that must be rewritten after the sub-images: halo, and positions partly outside the picture.
+
+        Returns:
+            ``(edges, start)``: per edge ``2 + 2 * lanes`` words (source and target in bytes, lane, inside mask),
+            sorted by source row; ``start[h]`` is the first edge whose source is row ``h`` (``rows + 1`` values).
+        """
+        geometry = self.geometry
+        top, left, bottom, right = self.halo
+        found: list[tuple[int, NDArray[np.int32]]] = []
+        for row in range(-top, geometry.rows + bottom):
+            for column in range(-left, geometry.columns + right):
+                edge = self._edge(row, column)
+                if edge is not None:
+                    found.append(edge)
+        found.sort(key=lambda pair: pair[0])
+        source_rows = np.array([row for row, _ in found], np.int64)
+        start = np.searchsorted(source_rows, np.arange(geometry.rows + 1)).astype(np.int32)
+        words = [edge for _, edge in found] or [np.zeros(2 + 2 * geometry.lanes, np.int32)]
+        return np.stack(words), start
+
+    def _edge(self, row: int, column: int) -> tuple[int, NDArray[np.int32]] | None:
+        geometry = self.geometry
+        image, y, x = geometry.pixels(row, column)
+        within = 0 <= row < geometry.rows and 0 <= column < geometry.columns
+        occupied = np.arange(geometry.lanes) < geometry.images * geometry.lane_rows * geometry.lane_columns
+        if within and bool((image >= 0)[occupied].all()):
+            return None
+        # all lanes come from one source position, because a sub-image's rows repeat with a period of `rows`
+        source = (row % geometry.rows, column % geometry.columns)
+        lane = np.arange(geometry.lanes)
+        home = (image * geometry.lane_rows + y // geometry.rows) * geometry.lane_columns + x // geometry.columns
+        lane = np.where(image >= 0, home, lane)
+        words = np.concatenate(
+            ([self.offset(*source), self.offset(row, column)], lane, np.where(image >= 0, -1, 0))
+        ).astype(np.int32)
+        return source[0], words
+
+
+def candidates(shape: Shape, lanes: int, images: int) -> list[Geometry]:
+    """Every way to cut a picture into sub-images, fewest vectors first; then squarer, for smaller halos."""
+    _, height, width = shape
+    found = [
+        Geometry(lanes, images, down, across, -(-height // down), -(-width // across), height, width)
+        for down in range(1, min(lanes // images, height) + 1)
+        for across in range(1, min(lanes // images // down, width) + 1)
+    ]
+    return sorted(found, key=lambda g: (g.rows * g.columns, g.rows + g.columns, g.lane_rows))
+
+
+def gather_table(source: Placement | Shape, target: Placement, step: tuple[int, int]) -> NDArray[np.int32]:
+    """Where each lane of a tensor comes from: float offset inside the source's channel, -1 where there is no pixel.
+
+    Args:
+        source: a tensor in this layout, or the ``(C, H, W)`` of a plain ``N C H W`` array.
+        target: the tensor to fill, halo included; its pixel ``(y, x)`` is the source's ``(y * step, x * step)``.
+        step: rows and columns of the source from one target pixel to the next.
+
+    Returns:
+        ``(rows, width, lanes)`` over the target's positions.
+    """
+    geometry = target.geometry
+    top, left, bottom, _ = target.halo
+    height, width = (source.geometry.height, source.geometry.width) if isinstance(source, Placement) else source[1:]
+    rows = np.arange(-top, geometry.rows + bottom)[:, None, None]
+    columns = np.arange(-left, target.width - left)[None, :, None]
+    lane = np.arange(geometry.lanes)[None, None, :]
+    per_image = geometry.lane_rows * geometry.lane_columns
+    image, part = lane // per_image, lane % per_image
+    y = ((part // geometry.lane_columns) * geometry.rows + rows) * step[0]
+    x = ((part % geometry.lane_columns) * geometry.columns + columns) * step[1]
+    inside = (image < geometry.images) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    image, y, x = np.broadcast_arrays(image, y, x)
+    return np.where(inside, float_offset(source, image, y, x), -1).astype(np.int32)
+
+
+def scatter_table(source: Placement) -> NDArray[np.int32]:
+    """Float offset inside a channel of each pixel: ``(images, height * width)``."""
+    geometry = source.geometry
+    image, y, x = np.meshgrid(
+        np.arange(geometry.images), np.arange(geometry.height), np.arange(geometry.width), indexing="ij"
+    )
+    return float_offset(source, image, y, x).reshape(geometry.images, -1).astype(np.int32)
+
+
+def inside_masks(placement: Placement) -> NDArray[np.int32]:
+    """``(rows * columns, lanes)``: -1 where a lane holds a pixel, else 0."""
+    geometry = placement.geometry
+    positions = [(row, column) for row in range(geometry.rows) for column in range(geometry.columns)]
+    return np.stack([np.where(geometry.pixels(*position)[0] >= 0, -1, 0) for position in positions]).astype(np.int32)
+
+
+def float_offset(
+    source: Placement | Shape, image: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Float offset of pixels inside a channel of a tensor, or of a plain array whose pictures lie one after another."""
+    if not isinstance(source, Placement):
+        channels, height, width = source
+        return image * channels * height * width + y * width + x
+    geometry = source.geometry
+    row, column = y % geometry.rows, x % geometry.columns
+    lane = (image * geometry.lane_rows + y // geometry.rows) * geometry.lane_columns + x // geometry.columns
+    return source.offset(0, 0) // 4 + (row * source.row_stride + column * source.vector) // 4 + lane

@@ -1,0 +1,64 @@
+"""Instruction sets the generator writes for: lanes of a vector, registers, compiler flags, CPU flags to demand."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import msgspec
+
+from runtime.errors import UserError
+from runtime.machine import cpu_flags
+
+
+class Isa(msgspec.Struct, frozen=True):
+    """One instruction set. ``cpu_flags`` are the kernel's names for what the code needs when it is loaded."""
+
+    name: str
+    lanes: int
+    registers: int
+    compiler_flags: tuple[str, ...]
+    cpu_flags: tuple[str, ...]
+
+
+_V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
+ISAS: dict[str, Isa] = {
+    isa.name: isa
+    for isa in (
+        Isa(
+            "avx512",
+            16,
+            32,
+            ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+            (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+        ),
+        Isa("avx2", 8, 16, ("-march=x86-64-v3",), _V3),
+        # whatever the compiler's default target has; vectors of 4 floats exist on every 64-bit machine
+        Isa("portable", 4, 16, (), ()),
+    )
+}
+
+
+def isa_for(name: str) -> Isa:
+    """The instruction set by name; ``native`` is the widest one that this machine runs."""
+    if name == "native":
+        if platform.machine() != "x86_64":
+            return ISAS["portable"]
+        return next(isa for isa in ISAS.values() if set(isa.cpu_flags) <= cpu_flags())
+    if name not in ISAS:
+        raise UserError(f"unknown instruction set {name!r}; choose one of native, {', '.join(ISAS)}")
+    return ISAS[name]
+
+
+def cache_bytes(level: int) -> int:
+    """Bytes of this machine's data cache of a level, per core; a small common size where the system does not say."""
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            kind = (index / "type").read_text(encoding="ascii").strip()
+            found = int((index / "level").read_text(encoding="ascii"))
+            size = (index / "size").read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            continue
+        if found == level and kind != "Instruction" and size.endswith("K"):
+            return int(size[:-1]) * 1024
+    return {1: 32, 2: 512}[level] * 1024

@@ -1,0 +1,73 @@
+// Dense convolution in the same layout: a block of output channels shares every load of the input.
+//
+// BLOCK output channels times a tile of vectors stay in registers. Weights lie [block][tap][BLOCK]; all blocks read
+// the same list of tap offsets. A block's channels past the last one have zero weights and are not stored.
+#pragma once
+#include "tile.h"
+
+namespace st3 {
+
+template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
+[[gnu::noinline]] static void dense_block(const float* weight, const int32_t* offset, int taps, const float* bias,
+                                          Place<Step> place, int channel) {
+  constexpr int P = ROWS * COLUMNS, BLOCK = Step::BLOCK;
+  vec sum[BLOCK][P];
+  char* y = place.y + channel * Step::Y_CHANNEL;
+  const char* residual = place.residual + channel * Step::R_CHANNEL;
+#pragma GCC unroll 8
+  for (int o = 0; o < BLOCK; o++) {
+    const int valid = channel + o < Step::CHANNELS ? o : 0;  // a padded channel computes the first one's start value
+    if constexpr (FIRST) {
+      begin<Step, ROWS, COLUMNS>(sum[o], bias[channel + valid], residual + valid * Step::R_CHANNEL);
+    } else {
+      resume<Step, ROWS, COLUMNS>(sum[o], y + valid * Step::Y_CHANNEL);
+    }
+  }
+  for (int k = 0; k < taps; k++, weight += BLOCK) {
+    const char* at = place.x + offset[k];
+#pragma GCC unroll 32
+    for (int p = 0; p < P; p++) {
+      const vec x = load(at + (p / COLUMNS) * Step::X_ROW + (p % COLUMNS) * Step::X_COLUMN);
+#pragma GCC unroll 8
+      for (int o = 0; o < BLOCK; o++) sum[o][p] += x * weight[o];
+    }
+  }
+#pragma GCC unroll 8
+  for (int o = 0; o < BLOCK; o++)
+    if (channel + o < Step::CHANNELS) finish<Step, ROWS, COLUMNS, LAST>(sum[o], y + o * Step::Y_CHANNEL);
+}
+
+template <class Step>
+struct Dense {
+  const char* weights;
+  const char* input;
+  char* output;
+  const char* residual;
+  int first, last;  // output channels of this task, multiples of BLOCK
+
+  template <int ROWS, int COLUMNS>
+  void run(int row, int column) const {
+    const Place<Step> place(input, output, residual, row, column);
+    const float* bias = reinterpret_cast<const float*>(weights + Step::BIAS);
+    const int32_t* offsets = reinterpret_cast<const int32_t*>(weights + Step::OFFSETS);
+    const float* matrix = reinterpret_cast<const float*>(weights + Step::MATRIX);
+    for (int start = 0; start < Step::TAPS; start += Step::CHUNK_TAPS) {
+      const int taps = Step::TAPS - start < Step::CHUNK_TAPS ? Step::TAPS - start : Step::CHUNK_TAPS;
+      const bool begins = start == 0, ends = start + taps == Step::TAPS;
+      for (int channel = first; channel < last; channel += Step::BLOCK) {
+        const float* block = matrix + static_cast<long>(channel) * Step::TAPS + static_cast<long>(start) * Step::BLOCK;
+        if (begins && ends) {
+          dense_block<Step, ROWS, COLUMNS, true, true>(block, offsets + start, taps, bias, place, channel);
+        } else if (begins) {
+          dense_block<Step, ROWS, COLUMNS, true, false>(block, offsets + start, taps, bias, place, channel);
+        } else if (ends) {
+          dense_block<Step, ROWS, COLUMNS, false, true>(block, offsets + start, taps, bias, place, channel);
+        } else {
+          dense_block<Step, ROWS, COLUMNS, false, false>(block, offsets + start, taps, bias, place, channel);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace st3

@@ -1,0 +1,59 @@
+// Data movement between layouts: gathers into a layout, halo exchange inside one, scatters out of one.
+#pragma once
+#include "vector.h"
+
+namespace st3 {
+
+// Fills rows [row, row + 1) of a tensor, halo included. `index` holds, for each vector of a row and each lane, the
+// float offset inside the source's channel, or -1 where no pixel lies: there `FILL` is written.
+template <class Step>
+static inline void gather_row(const char* source, char* target, const int32_t* index, int row) {
+  constexpr int WIDTH = Step::WIDTH;
+  const int32_t* line = index + static_cast<long>(row) * WIDTH * LANES;
+  char* out = target + row * Step::TARGET_ROW;
+  for (int channel = 0; channel < Step::CHANNELS; channel++) {
+    const float* in = reinterpret_cast<const float*>(source + channel * Step::SOURCE_CHANNEL);
+    for (int column = 0; column < WIDTH; column++) {
+      const int32_t* lanes = line + column * LANES;
+      float* to = reinterpret_cast<float*>(out + channel * Step::TARGET_CHANNEL + column * VECTOR);
+#pragma GCC ivdep
+      for (int lane = 0; lane < LANES; lane++) to[lane] = lanes[lane] < 0 ? Step::FILL : in[lanes[lane]];
+    }
+  }
+}
+
+// One vector outside the sub-images (or partly outside the picture): lanes permuted from one vector inside.
+struct Edge {
+  int32_t source, target;  // bytes from the channel's first vector
+  int32_t lane[LANES];
+  int32_t inside[LANES];  // -1: take the lane, 0: take the fill value
+};
+
+// Rewrites the edge vectors that depend on rows [first, last) for the channels [low, high).
+// `start[h]` is the first edge whose source lies in row h.
+template <class Tensor>
+static inline void exchange(char* tensor, const Edge* edges, const int32_t* start, int first, int last, int low, int high) {
+  const vec fill = splat(Tensor::FILL);
+  for (int channel = low; channel < high; channel++) {
+    char* base = tensor + channel * Tensor::CHANNEL;
+    for (const Edge* edge = edges + start[first]; edge != edges + start[last]; edge++) {
+      ivec lane, inside;
+      memcpy(&lane, edge->lane, sizeof lane);
+      memcpy(&inside, edge->inside, sizeof inside);
+      vec value = __builtin_shuffle(load(base + edge->source), lane);
+      store(base + edge->target, inside ? value : fill);
+    }
+  }
+}
+
+// Writes channel `channel` of the pictures of this group to a plain N C H W array.
+template <class Step>
+static inline void scatter_channel(const char* source, float* target, const int32_t* index, int channel) {
+  const float* in = reinterpret_cast<const float*>(source + channel * Step::SOURCE_CHANNEL);
+  for (int image = 0; image < Step::IMAGES; image++)
+    for (int pixel = 0; pixel < Step::PIXELS; pixel++)
+      target[(static_cast<long>(image) * Step::CHANNELS + channel) * Step::PIXELS + pixel] =
+          in[index[image * Step::PIXELS + pixel]];
+}
+
+}  // namespace st3

@@ -1,0 +1,127 @@
+// Threads that go through the network's steps together.
+//
+// Nobody ever waits for a thread that has no work in hand: tasks are handed out one by one, a step is over when its
+// tasks are done, and a thread that the system woke late or took away between tasks finds them taken and catches up.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace st3 {
+
+static inline void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Spins until the condition holds; gives the core away when that takes longer than work in hand usually does.
+template <class Condition>
+static inline void spin_until(Condition condition) {
+  for (int i = 0; !condition(); i++) {
+    if (i < 2000) {
+      relax();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+// Counts the tasks of each step of one run. A crew is the whole team, or one thread on its own.
+class Crew {
+ public:
+  Crew(int size, int steps) : counters_(new Counter[steps]), size_(size), steps_(steps) {}
+
+  // Before a run, while no thread is in it.
+  void reset() {
+    for (int i = 0; i < steps_; i++) {
+      counters_[i].next.store(0, std::memory_order_relaxed);
+      counters_[i].done.store(0, std::memory_order_relaxed);
+    }
+  }
+
+  // Calls task(i) for each i below count, each once, on whichever thread is free; returns when all are done.
+  template <class Task>
+  void each(int step, int count, Task task) {
+    if (size_ == 1) {
+      for (int i = 0; i < count; i++) task(i);
+      return;
+    }
+    Counter& counter = counters_[step];
+    for (int i; (i = counter.next.fetch_add(1, std::memory_order_relaxed)) < count;) {
+      task(i);
+      counter.done.fetch_add(1, std::memory_order_release);
+    }
+    spin_until([&] { return counter.done.load(std::memory_order_acquire) == count; });
+  }
+
+ private:
+  struct alignas(64) Counter {
+    std::atomic<int> next{0};
+    alignas(64) std::atomic<int> done{0};
+  };
+  std::unique_ptr<Counter[]> counters_;
+  const int size_, steps_;
+};
+
+// Threads that sleep between runs. The caller of run() is thread 0; the others join a run while it is open.
+class Team {
+ public:
+  explicit Team(int size) : size_(size) {
+    for (int i = 1; i < size; i++) workers_.emplace_back([this, i] { work(i); });
+  }
+  ~Team() {
+    stop_.store(true);
+    announce();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+  // Calls job(thread) on this thread and on every worker that comes before this one has finished.
+  template <class Job>
+  void run(Job&& job) {
+    if (size_ == 1) return job(0);
+    call_ = [](void* context, int thread) { (*static_cast<Job*>(context))(thread); };
+    context_ = &job;
+    inside_.store(OPEN, std::memory_order_release);
+    announce();
+    job(0);
+    inside_.fetch_and(~OPEN, std::memory_order_acq_rel);
+    spin_until([&] { return inside_.load(std::memory_order_acquire) == 0; });
+  }
+
+ private:
+  static constexpr uint32_t OPEN = 1u << 31;  // above the number of workers inside
+
+  void announce() {
+    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.notify_all();
+  }
+
+  void work(int thread) {
+    for (uint32_t seen = 0;;) {
+      for (int i = 0; i < 5000 && epoch_.load(std::memory_order_acquire) == seen; i++) relax();
+      epoch_.wait(seen, std::memory_order_acquire);
+      seen = epoch_.load(std::memory_order_acquire);
+      if (stop_.load()) return;
+      uint32_t state = inside_.load(std::memory_order_acquire);
+      while ((state & OPEN) && !inside_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
+      }
+      if (!(state & OPEN)) continue;
+      call_(context_, thread);
+      inside_.fetch_sub(1, std::memory_order_acq_rel);
+    }
+  }
+
+  const int size_;
+  std::vector<std::thread> workers_;
+  void (*call_)(void*, int) = nullptr;
+  void* context_ = nullptr;
+  std::atomic<bool> stop_{false};
+  alignas(64) std::atomic<uint32_t> epoch_{0};
+  alignas(64) std::atomic<uint32_t> inside_{0};
+};
+
+}  // namespace st3

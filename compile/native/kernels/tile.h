@@ -1,0 +1,67 @@
+// What every convolution shares: how its output is cut into tiles of vectors held in registers.
+//
+// A task is a block of ROWS output rows for one group of output channels. Inside it the columns are cut into tiles of
+// COLUMNS vectors. Both leave a remainder, so up to four tile shapes are instantiated.
+#pragma once
+#include "vector.h"
+
+namespace st3 {
+
+// Calls kernel.template run<ROWS, COLUMNS>(row, column) for each tile of the block.
+template <int ROWS, class Step, class Kernel>
+static inline void each_column_tile(int row, const Kernel& kernel) {
+  constexpr int FULL = Step::COLUMNS / Step::TILE_COLUMNS, REST = Step::COLUMNS % Step::TILE_COLUMNS;
+  for (int i = 0; i < FULL; i++) kernel.template run<ROWS, Step::TILE_COLUMNS>(row, i * Step::TILE_COLUMNS);
+  if constexpr (REST != 0) kernel.template run<ROWS, REST>(row, FULL * Step::TILE_COLUMNS);
+}
+
+template <class Step, class Kernel>
+static inline void each_tile(int block, const Kernel& kernel) {
+  constexpr int REST = Step::ROWS % Step::TILE_ROWS;
+  const int row = block * Step::TILE_ROWS;
+  if (REST == 0 || row + Step::TILE_ROWS <= Step::ROWS) {
+    each_column_tile<Step::TILE_ROWS, Step>(row, kernel);
+  } else {
+    if constexpr (REST != 0) each_column_tile<REST, Step>(row, kernel);
+  }
+}
+
+// Where tile (row, column) starts: the window's first tap in the input, the tile in the output and in the residual.
+template <class Step>
+struct Place {
+  const char* x;
+  char* y;
+  const char* residual;
+  Place(const char* input, char* output, const char* addend, int row, int column)
+      : x(input + row * Step::X_ROW + column * Step::X_COLUMN),
+        y(output + row * Step::Y_ROW + column * VECTOR),
+        residual(Step::RESIDUAL ? addend + row * Step::R_ROW + column * VECTOR : nullptr) {}
+};
+
+// The accumulators' first value: bias, plus the residual where there is one.
+template <class Step, int ROWS, int COLUMNS>
+static inline void begin(vec (&sum)[ROWS * COLUMNS], float bias, const char* residual) {
+#pragma GCC unroll 32
+  for (int p = 0; p < ROWS * COLUMNS; p++) {
+    if constexpr (Step::RESIDUAL) {
+      sum[p] = load(residual + (p / COLUMNS) * Step::R_ROW + (p % COLUMNS) * VECTOR) + bias;
+    } else {
+      sum[p] = splat(bias);
+    }
+  }
+}
+
+template <class Step, int ROWS, int COLUMNS>
+static inline void resume(vec (&sum)[ROWS * COLUMNS], const char* y) {
+#pragma GCC unroll 32
+  for (int p = 0; p < ROWS * COLUMNS; p++) sum[p] = load(y + (p / COLUMNS) * Step::Y_ROW + (p % COLUMNS) * VECTOR);
+}
+
+template <class Step, int ROWS, int COLUMNS, bool LAST>
+static inline void finish(const vec (&sum)[ROWS * COLUMNS], char* y) {
+#pragma GCC unroll 32
+  for (int p = 0; p < ROWS * COLUMNS; p++)
+    store(y + (p / COLUMNS) * Step::Y_ROW + (p % COLUMNS) * VECTOR, LAST ? activate<Step::ACTIVATION>(sum[p]) : sum[p]);
+}
+
+}  // namespace st3

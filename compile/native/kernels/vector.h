@@ -1,0 +1,32 @@
+// One vector of ST3_LANES floats, portable through GCC's vector extensions, and the activations on it.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#ifndef ST3_LANES
+#error "ST3_LANES must be set by the generator"
+#endif
+
+namespace st3 {
+
+constexpr int LANES = ST3_LANES;
+constexpr long VECTOR = 4L * LANES;  // bytes
+
+typedef float vec __attribute__((vector_size(4 * ST3_LANES), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * ST3_LANES), may_alias));
+
+static inline vec load(const char* at) { return *reinterpret_cast<const vec*>(at); }
+static inline void store(char* at, vec value) { *reinterpret_cast<vec*>(at) = value; }
+static inline vec splat(float value) { return value - vec{}; }  // x - 0 is x, for -0 too
+
+enum Activation { IDENTITY, RELU, RELU6 };
+
+// Comparisons are written so that NaN goes through, as it does in torch.
+template <Activation A>
+static inline vec activate(vec value) {
+  if constexpr (A == RELU || A == RELU6) value = value < 0.0f ? vec{} : value;
+  if constexpr (A == RELU6) value = value > 6.0f ? splat(6.0f) : value;
+  return value;
+}
+
+}  // namespace st3

@@ -1,0 +1,208 @@
+"""From the graph to steps over tensors in memory: geometries, relayouts, halos, buffers.
+
+Every value gets a geometry that depends on its size alone, so that a residual always fits. A consumer reads the value
+in place where its window allows it; otherwise a gather step brings the value into the geometry that the window needs.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from compile.graph import Add, Conv, Graph, Node, Pool, reads
+from compile.native.geometry import Geometry, Placement
+from compile.native.window import Window, strided_window, subsampled_window
+
+
+class Gather(msgspec.Struct, frozen=True):
+    """Brings ``source`` into the placement of ``target``; a ``plain`` source is the caller's N C H W array."""
+
+    target: str
+    source: str
+    plain: bool
+    step: tuple[int, int]
+
+
+class Compute(msgspec.Struct, frozen=True):
+    """Runs a node: ``inputs`` are the tensors it reads (after relayout), in the order of ``graph.reads``."""
+
+    node: Node
+    inputs: tuple[str, ...]
+    window: Window | None
+
+
+class Scatter(msgspec.Struct, frozen=True):
+    """Writes the result to the caller's N C H W array."""
+
+    source: str
+
+
+Step: TypeAlias = "Gather | Compute | Scatter"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Steps in order; each tensor's placement, which ones must be kept clean, offsets in the arena of ``size`` bytes.
+
+    Shapes are ``(C, H, W)``; ``images`` pictures go through the steps at once, ``groups`` times in a batch.
+    """
+
+    graph: Graph
+    images: int
+    groups: int
+    steps: tuple[Step, ...]
+    tensors: dict[str, Placement]
+    clean: frozenset[str]
+    offsets: dict[str, int]
+    size: int
+
+
+class _Planner:
+    """Collects what the consumers ask of each tensor; halos grow while consumers are added."""
+
+    def __init__(self, graph: Graph, geometries: dict[tuple[int, int], Geometry]) -> None:
+        self.graph = graph
+        self.geometries = geometries
+        self.tensors: dict[str, Placement] = {}
+        self.clean: set[str] = set()
+        self.steps: list[Step] = []
+        self.gathered: dict[tuple[str, Geometry, float, tuple[int, int]], str] = {}
+        self.windowed: dict[str, float] = {}
+
+    def geometry(self, value: str) -> Geometry:
+        shape = self.graph.shapes[value]
+        return self.geometries[shape[1:]]
+
+    def add_value(self, value: str) -> None:
+        self.tensors[value] = Placement(self.geometry(value), self.graph.shapes[value][0])
+
+    def ask(self, tensor: str, window: Window) -> None:
+        old = self.tensors[tensor]
+        halo = tuple(max(a, b) for a, b in zip(old.halo, window.halo, strict=True))
+        fill = window.fill if window.clean else old.fill
+        self.tensors[tensor] = Placement(old.geometry, old.channels, (halo[0], halo[1], halo[2], halo[3]), fill)
+        if window.clean:
+            self.clean.add(tensor)
+            self.windowed[tensor] = window.fill
+
+    def fits_in_place(self, value: str, window: Window) -> bool:
+        if value not in self.tensors or window.step != (1, 1) or self.tensors[value].geometry != window.geometry:
+            return False
+        return not window.clean or self.windowed.get(value, window.fill) == window.fill
+
+    def bring(self, value: str, window: Window) -> str:
+        """The tensor from which a window reads ``value``; adds a gather step where the value does not fit in place."""
+        if self.fits_in_place(value, window):
+            self.ask(value, window)
+            return value
+        key = (value, window.geometry, window.fill, window.step)
+        if key not in self.gathered:
+            name = f"{value}.gathered{len(self.gathered)}"
+            self.gathered[key] = name
+            self.tensors[name] = Placement(window.geometry, self.graph.shapes[value][0], fill=window.fill)
+            self.steps.append(Gather(name, value, plain=value == self.graph.input, step=window.step))
+        self.ask(self.gathered[key], window)
+        # a gather fills its halo itself, there is nothing to exchange
+        self.clean.discard(self.gathered[key])
+        return self.gathered[key]
+
+    def bring_for(self, node: Conv | Pool) -> tuple[str, Window]:
+        window = strided_window(node, self.geometry(node.output), self.graph.shapes[node.input][1:])
+        small = subsampled_window(node, self.geometry(node.output))
+        shared = (node.input, window.geometry, window.fill, window.step) in self.gathered
+        if small is not None and not self.fits_in_place(node.input, window) and not shared:
+            window = small
+        return self.bring(node.input, window), window
+
+    def bring_whole(self, value: str) -> str:
+        """The tensor that holds ``value`` in its own geometry."""
+        geometry = self.geometry(value)
+        return self.bring(value, Window(geometry, (0, 0, 0, 0), 0.0, (1, 1), (0, 0), (1, 1), clean=False))
+
+    def add_node(self, node: Node) -> None:
+        window: Window | None = None
+        if isinstance(node, (Conv, Pool)):
+            tensor, window = self.bring_for(node)
+            inputs = [tensor]
+            inputs += [self.bring_whole(value) for value in reads(node)[1:]]
+        else:
+            inputs = [self.bring_whole(value) for value in reads(node)]
+        self.steps.append(Compute(node, tuple(inputs), window))
+        self.add_value(node.output)
+
+
+def make_plan(graph: Graph, geometries: dict[tuple[int, int], Geometry], batch_size: int) -> Plan:
+    """Plan a batch of ``batch_size`` pictures; ``geometries`` has one entry per ``(H, W)`` in the graph."""
+    planner = _Planner(graph, geometries)
+    for node in graph.nodes:
+        planner.add_node(node)
+    planner.steps.append(Scatter(planner.bring_whole(graph.output)))
+    images = next(iter(geometries.values())).images
+    assert batch_size % images == 0
+    steps = tuple(planner.steps)
+    offsets, size = place_buffers(steps, planner.tensors)
+    return Plan(graph, images, batch_size // images, steps, planner.tensors, frozenset(planner.clean), offsets, size)
+
+
+def place_buffers(steps: tuple[Step, ...], tensors: dict[str, Placement]) -> tuple[dict[str, int], int]:
+    """Arena offsets by lifetime: a residual that dies is overwritten in place, other space is reused first-fit."""
+    owner: dict[str, str] = {}
+    life: dict[str, list[int]] = {}
+    last_read = {name: index for index, step in enumerate(steps) for name in step_reads(step)}
+    for index, step in enumerate(steps):
+        target = step_writes(step)
+        if target is not None:
+            replaced = _overwrites(step, index, last_read, tensors)
+            owner[target] = target if replaced is None else owner[replaced]
+            life.setdefault(owner[target], [index, index])
+        for name in [*step_reads(step), *([target] if target else [])]:
+            life[owner[name]][1] = index
+    placed: list[tuple[int, int, int, int]] = []
+    starts: dict[str, int] = {}
+    page = 4096
+    for name in sorted(life, key=lambda n: -tensors[n].size):
+        begin, end = life[name]
+        size = -(-tensors[name].size // page) * page
+        at = 0
+        for low, high, start, stop in sorted((p for p in placed), key=lambda p: p[2]):
+            if high < begin or low > end or stop <= at:
+                continue
+            if start - at >= size:
+                break
+            at = stop
+        placed.append((begin, end, at, at + size))
+        starts[name] = at
+    return {name: starts[root] for name, root in owner.items()}, max((p[3] for p in placed), default=0)
+
+
+def step_reads(step: Step) -> tuple[str, ...]:
+    """Tensors in the arena that a step reads."""
+    if isinstance(step, Compute):
+        return step.inputs
+    if isinstance(step, Gather):
+        return () if step.plain else (step.source,)
+    return (step.source,)
+
+
+def step_writes(step: Step) -> str | None:
+    """The tensor that a step writes, if it is in the arena."""
+    if isinstance(step, Compute):
+        return step.node.output
+    return step.target if isinstance(step, Gather) else None
+
+
+def _overwrites(step: Step, index: int, last_read: dict[str, int], tensors: dict[str, Placement]) -> str | None:
+    """The operand that an element-wise result may replace: same placement, and nobody reads it later."""
+    if not isinstance(step, Compute):
+        return None
+    if isinstance(step.node, Conv):
+        operands = step.inputs[1:]
+    elif isinstance(step.node, Add):
+        operands = step.inputs[:1]
+    else:
+        return None
+    for operand in operands:
+        alone = step.inputs.count(operand) == 1
+        if alone and last_read[operand] == index and tensors[operand] == tensors[step.node.output]:
+            return operand
+    return None

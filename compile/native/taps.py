@@ -1,0 +1,30 @@
+"""Where the taps of a convolution lie: the byte offset of every (output, input channel, r, s) in the input tensor."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Taps(msgspec.Struct, frozen=True):
+    """Strides in bytes from the first tap of an output position; ``channels`` of the whole input."""
+
+    channels: int
+    groups: int
+    channel_stride: int
+    row_stride: int
+    column_stride: int
+
+    def input_channel(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """``(N, C/groups, R, S)``: the input channel that each weight multiplies."""
+        outputs, per_group = shape[:2]
+        base = np.arange(outputs) // (outputs // self.groups) * per_group
+        channel = base[:, None] + np.arange(per_group)[None, :]
+        return np.broadcast_to(channel[:, :, None, None], shape)
+
+    def offsets(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """``(N, C/groups, R, S)``: the byte offset of each weight's operand."""
+        rows = np.arange(shape[2])[:, None] * self.row_stride
+        columns = np.arange(shape[3])[None, :] * self.column_stride
+        return self.input_channel(shape) * self.channel_stride + (rows + columns)[None, None]

@@ -1,0 +1,119 @@
+"""Compiles small torch modules straight to engines, without a training run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from compile.backend import find_backend
+from compile.capture import Captured, capture
+from runtime.artifact import (
+    SCHEMA_VERSION,
+    Artifact,
+    Lineage,
+    Manifest,
+    Target,
+    TensorSpec,
+    Tolerance,
+    list_files,
+    open_artifact,
+    write_manifest,
+)
+from runtime.data import Preprocessing
+from runtime.engine import Engine, load
+
+torch.set_num_threads(1)
+
+
+def capture_module(module: nn.Module, shape: tuple[int, int, int], batch_size: int) -> Captured:
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    example = torch.zeros(2, *shape)
+    program = torch.export.export(module.eval(), (example,), dynamic_shapes=({0: batch},))
+    return capture(program, shape, batch_size)
+
+
+def prune_randomly(module: nn.Module, density: float, seed: int = 0) -> nn.Module:
+    """Zero weights at random, and give batch normalisations statistics that matter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for child in module.modules():
+            if isinstance(child, (nn.Conv2d, nn.Linear)):
+                child.weight.mul_(torch.rand(child.weight.shape, generator=generator) < density)
+            if isinstance(child, nn.BatchNorm2d):
+                for tensor, low, high in (
+                    (child.running_mean, -0.2, 0.2),
+                    (child.running_var, 0.5, 1.5),
+                    (child.weight, -1.5, 1.5),
+                    (child.bias, -0.3, 0.3),
+                ):
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+    return module
+
+
+class Compiler:
+    """Builds artifacts in a temporary folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+
+    def artifact(
+        self,
+        module: nn.Module,
+        shape: tuple[int, int, int],
+        batch_size: int = 1,
+        backend: str = "native",
+        isa: str = "native",
+        threads: int = 1,
+    ) -> Artifact:
+        self.count += 1
+        folder = self.folder / f"artifact{self.count}"
+        folder.mkdir()
+        captured = capture_module(module, shape, batch_size)
+        plugin = find_backend(backend)
+        target = Target("cpu", plugin.architecture(isa), "float32", batch_size, threads)
+        built = plugin.build(captured, target, folder)
+        inputs = np.random.default_rng(5).standard_normal((batch_size, *shape)).astype(np.float32)
+        with torch.no_grad():
+            outputs = module.eval()(torch.from_numpy(inputs)).numpy()
+        (folder / "golden").mkdir()
+        np.save(folder / "golden/inputs.npy", inputs)
+        np.save(folder / "golden/outputs.npy", outputs)
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=folder.name,
+            backend=backend,
+            engine=built.engine,
+            target=target,
+            lineage=Lineage("none", "dense", "dense", 0.0, 0.0, 0.0, 0, "unknown", "0" * 64, {}),
+            input=TensorSpec("input", inputs.shape, "float32"),
+            output=TensorSpec("output", outputs.shape, "float32"),
+            classes=(),
+            preprocessing=Preprocessing(shape, (0.5,) * shape[0], (0.25,) * shape[0]),
+            layers=(),
+            tolerance=Tolerance(1e-4),
+            requirements=built.requirements,
+            files=list_files(folder),
+        )
+        write_manifest(folder, manifest)
+        return open_artifact(folder)
+
+    def engine(self, module: nn.Module, shape: tuple[int, int, int], batch_size: int = 1, **options: object) -> Engine:
+        artifact = self.artifact(module, shape, batch_size, **options)
+        return load(artifact.folder)
+
+    def deviation(
+        self, module: nn.Module, shape: tuple[int, int, int], batch_size: int = 1, **options: object
+    ) -> float:
+        """Largest difference from torch, relative to the largest output."""
+        engine = self.engine(module, shape, batch_size, **options)
+        inputs = np.random.default_rng(7).standard_normal((batch_size, *shape)).astype(np.float32)
+        with torch.no_grad():
+            expected = module.eval()(torch.from_numpy(inputs)).numpy()
+        result = engine.run({"input": inputs})["output"]
+        engine.close()
+        assert result.shape == expected.shape
+        return float(np.abs(result - expected).max() / max(np.abs(expected).max(), 1e-30))
