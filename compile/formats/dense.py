@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from compile.format import Cut
 from compile.native.taps import Taps
 
 
@@ -22,8 +23,9 @@ def reject(weight: NDArray[np.float32]) -> str | None:
     return None
 
 
-def pack(weight: NDArray[np.float32], taps: Taps, block: int) -> Dense:
+def pack(weight: NDArray[np.float32], taps: Taps, cut: Cut) -> Dense:
     """Pack ``weight`` ``(N, C, R, S)`` of an ungrouped convolution; the last block is padded with zeros."""
+    block = cut.block
     assert taps.groups == 1, "the dense kernel shares one list of taps among all output channels"
     outputs = len(weight)
     blocks = -(-outputs // block)

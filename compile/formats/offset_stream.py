@@ -8,10 +8,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from compile.format import Cut
 from compile.native.taps import Taps
 
 ENTRY = np.dtype([("weight", "<f4"), ("offset", "<i4")])
 ROW = np.dtype([("channel", "<i4"), ("count", "<i4")])
+# Density from which the dense kernel is faster; see LOG.md for the measurement.
+BREAK_EVEN = 0.8
 _SENTINELS = 2  # the kernel prefetches the output of two rows ahead
 
 
@@ -22,21 +25,21 @@ class OffsetStream(msgspec.Struct, frozen=True):
 
 
 def reject(weight: NDArray[np.float32]) -> str | None:
-    """Every weight can be packed, a dense one at twice its size."""
-    del weight
-    return None
+    """Too dense: each weight costs a load of its own here, which the dense kernel shares among output channels."""
+    density = np.count_nonzero(weight) / weight.size
+    return f"density {density:.3f} is past break-even {BREAK_EVEN}" if density >= BREAK_EVEN else None
 
 
-def pack(weight: NDArray[np.float32], taps: Taps, chunk: int, groups: int) -> OffsetStream:
+def pack(weight: NDArray[np.float32], taps: Taps, cut: Cut) -> OffsetStream:
     """Pack ``weight`` ``(N, C/groups, R, S)``.
 
     Args:
         weight: zeros are dropped, everything else (NaN too) is kept bit for bit.
         taps: where each tap lies in the input tensor.
-        chunk: input channels per chunk; a row without entries is left out of all but the first and last chunk,
-            which begin and end its sum.
-        groups: output channels are cut into this many runs of about equal numbers of entries.
+        cut: a row without entries is left out of all chunks but the first and last, which begin and end its sum;
+            groups get about equal numbers of entries.
     """
+    chunk, groups = cut.chunk, cut.groups
     channel, offset = taps.input_channel(weight.shape), taps.offsets(weight.shape)
     count = -(-taps.channels // chunk)
     kept = weight != 0
@@ -69,7 +72,7 @@ def unpack(packed: OffsetStream, taps: Taps, shape: tuple[int, int, int, int]) -
 def balanced(work: NDArray[np.int64], parts: int) -> list[int]:
     """Bounds of ``parts`` non-empty runs of about equal work (each item counts one more, for its fixed cost)."""
     total = np.concatenate(([0], np.cumsum(work + 1)))
-    bounds = [int(np.searchsorted(total, total[-1] * part / parts)) for part in range(parts + 1)]
+    bounds = [int(np.abs(total - total[-1] * part / parts).argmin()) for part in range(parts + 1)]
     for part in range(1, parts):
         bounds[part] = min(max(bounds[part], bounds[part - 1] + 1), len(work) - (parts - part))
     return bounds

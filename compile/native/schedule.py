@@ -11,6 +11,8 @@ import itertools
 import msgspec
 import numpy as np
 
+from compile.format import Cut
+from compile.formats import offset_stream
 from compile.graph import Conv
 from compile.native.geometry import Placement
 from compile.native.isa import Isa
@@ -18,23 +20,16 @@ from compile.native.window import Window
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """``tile_rows`` x ``tile_columns`` vectors, ``chunk`` input channels at a time, ``groups`` tasks per row block.
-
-    ``block``: output channels that share a load (dense only, else 1). ``cycles`` is the model's figure.
-    """
+    """A tile of ``tile_rows`` x ``tile_columns`` vectors in registers, the cut, and the model's ``cycles``."""
 
     format: str
     reason: str
     tile_rows: int
     tile_columns: int
-    chunk: int
-    groups: int
-    block: int
+    cut: Cut
     cycles: float
 
 
-# Measured on Zen 3 and Zen 5 with the default network; see LOG.md. Above it the dense kernel's shared loads win.
-DENSE_FROM_DENSITY = 0.7
 _L2_FMA_CYCLES = 1.25
 _L1_FMA_CYCLES = 0.55
 _ROW_CYCLES = 8.0
@@ -43,13 +38,14 @@ _TASKS = 8
 
 def schedule_conv(conv: Conv, window: Window, source: Placement, target: Placement, isa: Isa, l1: int) -> Schedule:
     """The cheapest schedule of a convolution from the tensor ``source`` into ``target``."""
+    too_dense = offset_stream.reject(conv.weight)
     density = np.count_nonzero(conv.weight) / conv.weight.size
-    if density < DENSE_FROM_DENSITY:
-        form, reason = "offset_stream", f"density {density:.3f} is below break-even {DENSE_FROM_DENSITY}"
+    if too_dense is None:
+        form, reason = "offset_stream", f"density {density:.3f} is below break-even {offset_stream.BREAK_EVEN}"
     elif conv.groups > 1:
-        form, reason = "offset_stream", "dense weights of a grouped convolution, which the dense kernel does not take"
+        form, reason = "offset_stream", f"{too_dense}, but the dense kernel takes no grouped convolution"
     else:
-        form, reason = "dense", f"density {density:.3f} is past break-even {DENSE_FROM_DENSITY}"
+        form, reason = "dense", too_dense
     options = [
         _cost(conv, window, source, target, l1, form, reason, tile, chunk)
         for tile in _tiles(target, isa, form)
@@ -111,4 +107,4 @@ def _cost(
     fill = chunks * footprint / 32 + (nonzeros * 8 / block) / 48
     cycles = tiles * (steps * per_tap + sums + fill)
     groups = max(1, min(-(-_TASKS // blocks_down), outputs // (8 * block)))
-    return Schedule(form, reason, rows, columns, chunk, groups, block, cycles)
+    return Schedule(form, reason, rows, columns, Cut(chunk, groups, block), cycles)

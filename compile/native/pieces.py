@@ -1,0 +1,47 @@
+"""What the emitters share: a step of generated C++, and expressions for places in memory."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from compile.native.plan import Plan
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A step's struct of constants, its number of tasks, and the body of one task (C++)."""
+
+    constants: dict[str, str]
+    tasks: str
+    body: str
+    comment: str
+
+
+def literal(value: float) -> str:
+    """A float32 constant in C++."""
+    if math.isinf(value):
+        return "-__builtin_inff()" if value < 0 else "__builtin_inff()"
+    return f"{value:.9g}f" if "." in f"{value:.9g}" or "e" in f"{value:.9g}" else f"{value:.9g}.0f"
+
+
+def tensor_index(plan: Plan, tensor: str) -> int:
+    """The number by which the generated code calls a tensor."""
+    return list(plan.tensors).index(tensor)
+
+
+def origin(plan: Plan, tensor: str, row: int = 0, column: int = 0) -> int:
+    """Byte offset in the arena of a tensor's vector at (row, column) of channel 0."""
+    return plan.offsets[tensor] + plan.tensors[tensor].offset(row, column)
+
+
+def exchange(plan: Plan, tensor: str, rows: str, channels: str) -> str:
+    """C++ that rewrites the halo that depends on some rows and channels, where anybody reads it."""
+    if tensor not in plan.clean:
+        return ""
+    name = f"Tensor{tensor_index(plan, tensor)}"
+    return (
+        f"      exchange<{name}>(arena + {plan.offsets[tensor]},\n"
+        f"          reinterpret_cast<const Edge*>(weights + {name}::EDGES),\n"
+        f"          reinterpret_cast<const int32_t*>(weights + {name}::START), {rows}, {channels});\n"
+    )
