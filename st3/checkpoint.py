@@ -1,0 +1,201 @@
+"""The checkpoint on disk: what training hands to the compiler.
+
+A checkpoint is a folder::
+
+    checkpoint.json       what it is and how it was made, with the digest of the files below
+    weights.safetensors   every parameter and buffer of the baked model, pruned weights exactly +0.0
+    graph.pt2             the exported program, batch dimension dynamic, without weights
+    log.jsonl             one line per report of the training loop
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from runtime.data import Preprocessing, sha256_of
+from runtime.errors import UserError
+from st3.graph import export_graph, load_graph, save_graph
+from st3.layers import kind, prunable_layers
+from st3.parametrization import parametrized
+from st3.plan import SparsityPlan
+
+SCHEMA_VERSION = 1
+INFO_FILE = "checkpoint.json"
+WEIGHT_FILE = "weights.safetensors"
+GRAPH_FILE = "graph.pt2"
+LOG_FILE = "log.jsonl"
+_AGAIN = "copy the checkpoint again or train again"
+
+
+class LayerInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One prunable layer. ``weight_name`` is its key in the weight file; ``reason`` says why it stayed dense."""
+
+    name: str
+    kind: str
+    weight_name: str
+    shape: tuple[int, ...]
+    nonzeros: int
+    pattern: str
+    reason: str
+
+
+class CheckpointInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``checkpoint.json``. Sparsities are fractions of zeros among the prunable weights, accuracy is top-1 in [0, 1].
+
+    ``write_checkpoint`` fills in ``sparsity``, ``layers`` and ``files``; ``loss`` is the mean over the evaluation set.
+    """
+
+    recipe: str
+    method: str
+    pattern: str
+    plan: SparsityPlan
+    target_sparsity: float
+    accuracy: float
+    loss: float
+    evaluation: str
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    seed: int
+    epochs: float
+    steps: int
+    batch_size: int
+    device: str
+    threads: int
+    train_seconds: float
+    commit: str
+    versions: dict[str, str]
+    sparsity: float = 0.0
+    layers: tuple[LayerInfo, ...] = ()
+    files: dict[str, str] = {}
+    schema_version: int = SCHEMA_VERSION
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """An opened checkpoint: its folder and what ``checkpoint.json`` says."""
+
+    folder: Path
+    info: CheckpointInfo
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by its name in the model, on the CPU."""
+        path = self.folder / WEIGHT_FILE
+        try:
+            return safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(f"{path} cannot be read ({error}); {_AGAIN}") from error
+
+    def exported_program(self) -> ExportedProgram:
+        """The network in eval mode with its weights: one ``float32`` tensor ``(batch, C, H, W)`` in, logits out."""
+        return load_graph(self.folder / GRAPH_FILE, self.weights())
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def write_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    info: CheckpointInfo,
+    patterns: dict[str, tuple[str, str]],
+    log: Path | None = None,
+) -> Checkpoint:
+    """Write a baked model whole or not at all; an older checkpoint in its place is replaced.
+
+    Args:
+        folder: where to.
+        model: baked: its prunable layers are plain ones.
+        info: everything but sparsity, layers and files, which are taken from the model.
+        patterns: ``Pruner.patterns``.
+        log: a log file to be copied into the checkpoint.
+
+    Raises:
+        UserError: the model still has parametrizations.
+    """
+    if any(parametrized(layer) for layer in prunable_layers(model).values()):
+        raise UserError("the model is not baked: call pruner.bake() before writing the checkpoint")
+    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        save_graph(export_graph(model, info.preprocessing.shape), part / GRAPH_FILE)
+        # adding +0 turns a -0 into +0, so that a zero is one bit pattern for every reader
+        weights = {name: (value.detach() + 0).cpu().contiguous() for name, value in model.state_dict().items()}
+        safetensors.torch.save_file(weights, part / WEIGHT_FILE)
+        if log is not None:
+            shutil.copyfile(log, part / LOG_FILE)
+        layers = _describe_layers(model, patterns)
+        total = sum(torch.Size(layer.shape).numel() for layer in layers)
+        complete = msgspec.structs.replace(
+            info,
+            sparsity=1 - sum(layer.nonzeros for layer in layers) / max(1, total),
+            layers=layers,
+            files={path.name: sha256_of(path) for path in sorted(part.iterdir())},
+        )
+        (part / INFO_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(complete)) + b"\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Checkpoint(folder=folder, info=complete)
+
+
+def load_checkpoint(folder: Path, verify: bool = True) -> Checkpoint:
+    """Open a checkpoint.
+
+    Args:
+        folder: the checkpoint's folder.
+        verify: recompute the digest of every file.
+
+    Raises:
+        UserError: the folder is no checkpoint, is newer than this version, or a file in it is missing or changed.
+    """
+    path = folder / INFO_FILE
+    if not path.is_file():
+        raise UserError(f"{folder} is no checkpoint: it has no {INFO_FILE}; `st3 train` makes one")
+    raw = path.read_bytes()
+    try:
+        version = msgspec.json.decode(raw, type=_Version).schema_version
+        if version > SCHEMA_VERSION:
+            raise UserError(
+                f"{path} has schema {version}, this version reads up to {SCHEMA_VERSION}; update st3 or train again"
+            )
+        info = msgspec.json.decode(raw, type=CheckpointInfo)
+    except msgspec.MsgspecError as error:
+        raise UserError(f"{path} is damaged ({error}); {_AGAIN}") from error
+    for name in (WEIGHT_FILE, GRAPH_FILE):
+        if name not in info.files:
+            raise UserError(f"{path} does not list {name}; {_AGAIN}")
+    for name, digest in info.files.items():
+        if Path(name).name != name:
+            raise UserError(f"{path} names a file outside the checkpoint: {name!r}; do not use it")
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing; {_AGAIN}")
+        if verify and sha256_of(folder / name) != digest:
+            raise UserError(f"{folder / name} differs from its digest in {path.name}; {_AGAIN}")
+    return Checkpoint(folder=folder, info=info)
+
+
+def _describe_layers(model: nn.Module, patterns: dict[str, tuple[str, str]]) -> tuple[LayerInfo, ...]:
+    return tuple(
+        LayerInfo(
+            name=name,
+            kind=kind(layer),
+            weight_name=f"{name}.weight",
+            shape=tuple(layer.weight.shape),
+            nonzeros=int(torch.count_nonzero(layer.weight)),
+            pattern=patterns[name][0],
+            reason=patterns[name][1],
+        )
+        for name, layer in prunable_layers(model).items()
+    )

@@ -1,0 +1,1 @@
+"""Sparse training methods. One file each; the file name, with ``-`` for ``_``, is the key on the command line."""

@@ -1,0 +1,18 @@
+"""Gradual magnitude pruning (Zhu and Gupta 2017, arXiv 1710.01878): hard threshold, masked gradient."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from st3.formulas import hard_threshold
+from st3.plan import SparsityPlan
+from st3.pruner import Pruner
+
+
+def attach(model: nn.Module, plan: SparsityPlan) -> Pruner:
+    """The mask multiplies the weight forward and its gradient backward.
+
+    A pruned weight gets no gradient and stays where it is, up to momentum and weight decay; it comes back only when
+    the threshold falls below it. The threshold is ST-3's: global, taken anew at every step.
+    """
+    return Pruner(model, plan, hard_threshold)
