@@ -1,0 +1,1 @@
+"""Stage one: trains a recipe with a sparse training method and writes a checkpoint."""

@@ -1,0 +1,1 @@
+"""Data sets. One file each, with a function ``load(folder)``; the file name is the recipe's key for it."""

@@ -1,0 +1,86 @@
+"""What a data set gives to the training loop, and how one is found: a module in ``train/data``."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from runtime.data import EvaluationSet, Preprocessing, load_evaluation_set, write_evaluation_set
+from runtime.errors import UserError
+
+
+class Dataset(ABC):
+    """Training pictures with their augmentation, and the pictures on which accuracy is measured.
+
+    Attributes:
+        name: of the evaluation set.
+        preprocessing: how a picture becomes the network's input.
+        classes: their names in the order of the labels.
+        size: number of training pictures.
+    """
+
+    name: str
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    size: int
+
+    @abstractmethod
+    def batches(
+        self, order: Tensor, batch_size: int, first_step: int, seed: int, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented, normalised batches.
+
+        Args:
+            order: indices of the training pictures, as many as are wanted; a last short batch is dropped.
+            batch_size: pictures per batch.
+            first_step: number of the first batch's step within the whole run, from which its augmentation follows.
+            seed: the run's.
+            device: where the batches shall lie.
+
+        Yields:
+            ``float32`` pictures ``(B, C, H, W)`` and ``int64`` labels ``(B,)``.
+        """
+
+    @abstractmethod
+    def evaluation(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """All evaluation pictures ``(n, C, H, W)`` and their labels ``(n,)``."""
+
+
+def load_dataset(key: str, folder: Path) -> Dataset:
+    """Open a data set.
+
+    Args:
+        key: a module in ``train/data``.
+        folder: where its files lie.
+
+    Raises:
+        UserError: a file is missing or damaged; the message says how to get it.
+    """
+    dataset = importlib.import_module(f"train.data.{key}").load(folder)
+    assert isinstance(dataset, Dataset), f"train.data.{key}.load returned {type(dataset)}"
+    return dataset
+
+
+def prepare_evaluation_set(dataset: Dataset, folder: Path) -> EvaluationSet:
+    """Open the evaluation set in a folder, or write it there if there is none.
+
+    Raises:
+        UserError: the folder holds another data set's.
+    """
+    if not (folder / "evaluation.json").is_file():
+        images, labels = dataset.evaluation()
+        return write_evaluation_set(folder, dataset.name, images, labels, dataset.preprocessing, dataset.classes)
+    found = load_evaluation_set(folder)
+    if found.info.name != dataset.name or found.info.preprocessing != dataset.preprocessing:
+        raise UserError(
+            f"{folder} holds the evaluation set {found.info.name!r}, this recipe needs {dataset.name!r} with its own "
+            f"preprocessing; give another folder with --evaluation"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Networks that torchvision does not have."""

@@ -1,0 +1,72 @@
+"""What the loop tells: a progress bar on stderr and one JSON line per report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import final
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Where the training stands. ``loss`` and ``accuracy`` are means over the training pictures since the last one."""
+
+    step: int
+    epoch: float
+    loss: float
+    accuracy: float
+    sparsity: float
+    threshold: float
+    learning_rate: float
+    seconds: float
+
+
+@final
+class Reporter:
+    """A context manager that shows a bar and appends to a log."""
+
+    def __init__(self, log: Path, title: str, steps: int) -> None:
+        self._log = log
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task(title, total=steps, state="")
+
+    def __enter__(self) -> Reporter:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def start(self, step: int) -> None:
+        """Begin after ``step`` steps; lines that a killed attempt wrote after its last saved state are dropped."""
+        kept = b""
+        if step and self._log.is_file():
+            for line in self._log.read_bytes().splitlines(keepends=True):
+                if not line.endswith(b"\n") or msgspec.json.decode(line, type=Report).step > step:
+                    break
+                kept += line
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._log.write_bytes(kept)
+        self._progress.update(self._task, completed=step)
+
+    def report(self, report: Report) -> None:
+        """Show and log one report."""
+        with self._log.open("ab") as stream:
+            stream.write(msgspec.json.encode(report) + b"\n")
+        state = (
+            f"epoch {report.epoch:.2f}  loss {report.loss:.4f}  accuracy {report.accuracy:.4f}  "
+            f"sparsity {report.sparsity:.4f}  threshold {report.threshold:.5f}"
+        )
+        self._progress.update(self._task, completed=report.step, state=state)

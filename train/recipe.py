@@ -1,0 +1,64 @@
+"""What a recipe is, and how one is found: a module in ``train/recipes`` whose file name is its key."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+import msgspec
+from torch import nn
+
+import train.recipes
+from runtime.errors import UserError
+from train.rates import Rate
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """Everything about a training but the method and its sparsity.
+
+    Attributes:
+        data: key of the data set, a module in ``train/data``.
+        model: builds the network with fresh weights.
+        epochs: passes over the training pictures; may be a fraction.
+        batch_size: pictures per step; the rest of an epoch is dropped.
+        learning_rate: peak rate of SGD.
+        rate: factor on the peak rate by progress.
+        momentum: of SGD.
+        weight_decay: on conv and linear weights only, the latent ones of a sparse method.
+        begin: progress at which the sparsity leaves zero.
+        end: progress from which it is complete.
+        nesterov: whether the momentum is Nesterov's.
+        label_smoothing: of the cross-entropy.
+        clip_norm: largest global norm of the gradient.
+        half: train in float16 with automatic mixed precision on a GPU.
+    """
+
+    data: str
+    model: Callable[[], nn.Module]
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    rate: Rate
+    momentum: float
+    weight_decay: float
+    begin: float
+    end: float
+    nesterov: bool = False
+    label_smoothing: float = 0.0
+    clip_norm: float = 3.0
+    half: bool = False
+
+
+def recipe_names() -> list[str]:
+    """Every recipe there is, as typed on the command line (``fashion-resnet8`` lives in ``fashion_resnet8.py``)."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(train.recipes.__path__))
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name; a ``UserError`` that lists the valid ones if there is none."""
+    if name not in recipe_names():
+        raise UserError(f"unknown recipe {name!r}; choose one of {', '.join(recipe_names())}")
+    found = importlib.import_module(f"train.recipes.{name.replace('-', '_')}").recipe()
+    assert isinstance(found, Recipe), f"the recipe {name} returned {type(found)}"
+    return found

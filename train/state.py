@@ -1,0 +1,106 @@
+"""The resume state on disk: all that a killed run needs to go on as if nothing had happened.
+
+Beside the checkpoint lies, while it is being trained, the folder ``.<name>.training``::
+
+    log.jsonl                          one line per report
+    state-00000300/tensors.safetensors latent weights, thresholds, statistics, momentum
+    state-00000300/state.json          settings, step, digest of the tensors
+
+A state is written under another name, flushed to the disk and renamed, and only then is the one before it removed. The
+order of the pictures and all randomness follow from seed and step (``train/seeds.py``), so no generator is saved.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import final
+
+import msgspec
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from runtime.data import sha256_of
+from runtime.errors import UserError
+from train.settings import Settings, refuse_difference
+
+STATE_SCHEMA = 1
+_TENSORS, _JSON = "tensors.safetensors", "state.json"
+
+
+class Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``state.json``: ``step`` optimiser steps are done, in ``seconds``; ``scaler`` is the gradient scaler's state."""
+
+    schema_version: int
+    settings: Settings
+    step: int
+    seconds: float
+    scaler: dict[str, float]
+    tensors_sha256: str
+
+
+@final
+class StateStore:
+    """The states of one run."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.folder = checkpoint.with_name(f".{checkpoint.name}.training")
+        self.log = self.folder / "log.jsonl"
+
+    def clear(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def save(
+        self, settings: Settings, step: int, seconds: float, scaler: dict[str, float], tensors: dict[str, Tensor]
+    ) -> None:
+        """Write the state after ``step`` steps, then remove the older ones."""
+        part, final = self.folder / "part", self.folder / f"state-{step:08d}"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(contiguous, part / _TENSORS)
+        saved = Saved(STATE_SCHEMA, settings, step, seconds, scaler, sha256_of(part / _TENSORS))
+        (part / _JSON).write_bytes(msgspec.json.encode(saved))
+        for path in (part / _TENSORS, part / _JSON, part):
+            _flush(path)
+        shutil.rmtree(final, ignore_errors=True)
+        part.rename(final)
+        _flush(self.folder)
+        for older in self._states():
+            if older != final:
+                shutil.rmtree(older)
+
+    def load(self, settings: Settings) -> tuple[Saved, dict[str, Tensor]] | None:
+        """The newest state, or ``None`` if the run has not saved one yet.
+
+        Raises:
+            UserError: the state is damaged or of a run with other settings.
+        """
+        states = self._states()
+        if not states:
+            return None
+        newest = states[-1]
+        try:
+            saved = msgspec.json.decode((newest / _JSON).read_bytes(), type=Saved)
+            intact = saved.schema_version == STATE_SCHEMA and sha256_of(newest / _TENSORS) == saved.tensors_sha256
+            tensors = safetensors.torch.load_file(newest / _TENSORS) if intact else {}
+        except (msgspec.MsgspecError, safetensors.SafetensorError, OSError) as error:
+            raise UserError(f"the saved state {newest} cannot be read ({error}); train without --resume") from error
+        if not intact:
+            raise UserError(f"the saved state {newest} is damaged or of another version; train without --resume")
+        refuse_difference(settings, saved.settings, str(self.folder))
+        return saved, tensors
+
+    def _states(self) -> list[Path]:
+        return sorted(self.folder.glob("state-*"))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
