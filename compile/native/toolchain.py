@@ -21,8 +21,10 @@ _FLAGS = (
     "-fvisibility=hidden",
     "-fno-gnu-unique",  # two loaded networks must never share a symbol
     "-ffp-contract=fast",  # a multiply and its add become one instruction
-    "-static-libstdc++",
-    "-static-libgcc",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-Wl,--as-needed",  # nothing of the C++ library is used, so the artifact shall not ask for it
+    "-s",
     "-Wall",
     "-Wextra",
 )

@@ -17,8 +17,9 @@ from torch import nn
 
 from compile.from_torch import read_graph
 from compile.native.isa import ISAS
+from runtime.abi import LIBRARY_FILE
 from runtime.engine import load
-from runtime.errors import UserError
+from runtime.errors import ArtifactError, UserError
 from runtime.machine import cpu_flags
 
 RUNNABLE = [name for name, isa in ISAS.items() if set(isa.cpu_flags) <= cpu_flags()]
@@ -242,3 +243,17 @@ def test_without_a_compiler_the_error_says_what_to_install(compiler: Compiler, m
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"no-such-compiler.*apt install g\+\+"):
         compiler.artifact(nn.Conv2d(1, 1, 1), (1, 4, 4))
+
+
+def test_the_library_needs_nothing_but_libc(compiler: Compiler) -> None:
+    artifact = compiler.artifact(prune_randomly(small_network(), 0.2), (3, 32, 32))
+    library = (artifact.payload / LIBRARY_FILE).read_bytes()
+    assert b"libc.so" in library
+    assert b"libstdc++" not in library
+    assert b"libgcc_s" not in library
+
+
+def test_too_many_threads_are_refused_not_crashed(compiler: Compiler) -> None:
+    artifact = compiler.artifact(prune_randomly(small_network(), 0.2), (3, 32, 32))
+    with pytest.raises(ArtifactError, match="not enough memory or threads"):
+        load(artifact.folder, threads=2_000_000_000)

@@ -5,10 +5,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
-#include <exception>
-#include <memory>
 #include <new>
-#include <vector>
 
 #include "team.h"
 #include "vector.h"
@@ -22,26 +19,17 @@ struct WeightHeader {
   uint64_t content;  // digest of the bytes that follow; the library was generated for exactly these
 };
 
-// Zeroed memory on huge pages where the system gives them: a network's tensors are walked over at every run.
-class Arena {
- public:
-  explicit Arena(size_t size) {
-    constexpr size_t PAGE = 2u << 20;
-    const size_t align = size >= PAGE ? PAGE : 4096;
-    const size_t bytes = (size + align) / align * align;
-    memory_ = static_cast<char*>(std::aligned_alloc(align, bytes));
-    if (memory_ == nullptr) throw std::bad_alloc();
-    if (align == PAGE) madvise(memory_, bytes, MADV_HUGEPAGE);
-    memset(memory_, 0, bytes);
-  }
-  Arena(Arena&& other) noexcept : memory_(other.memory_) { other.memory_ = nullptr; }
-  Arena(const Arena&) = delete;
-  ~Arena() { std::free(memory_); }
-  char* data() const { return memory_; }
-
- private:
-  char* memory_;
-};
+// Zeroed memory, on huge pages where the system gives them: a network's tensors are walked over at every run.
+static inline char* zeroed(size_t size) {
+  constexpr size_t PAGE = 2u << 20;
+  const size_t align = size >= PAGE ? PAGE : 4096;
+  const size_t bytes = (size + align) / align * align;
+  char* memory = static_cast<char*>(aligned_alloc(align, bytes));
+  if (memory == nullptr) return nullptr;
+  if (align == PAGE) madvise(memory, bytes, MADV_HUGEPAGE);
+  memset(memory, 0, bytes);
+  return memory;
+}
 
 // A loaded network. With as many groups of pictures as threads, each thread runs whole groups on its own; otherwise
 // the team shares every step.
@@ -49,12 +37,22 @@ template <class Network>
 class Model {
  public:
   Model(const char* weights, int threads)
-      : weights_(weights), team_(threads), apart_(threads > 1 && Network::GROUPS >= threads) {
-    const int crews = apart_ ? threads : 1;
-    for (int i = 0; i < crews; i++) {
-      arenas_.emplace_back(Network::ARENA);
-      crews_.push_back(std::make_unique<Crew>(apart_ ? 1 : threads, Network::STEPS));
+      : weights_(weights), team_(threads), threads_(threads), apart_(threads > 1 && Network::GROUPS >= threads) {}
+  Model(const Model&) = delete;
+  ~Model() {
+    for (int i = 0; arenas_ != nullptr && i < crews(); i++) free(arenas_[i]);
+    free(arenas_);
+  }
+
+  // Takes memory and threads; false if there are not enough.
+  bool start() {
+    arenas_ = static_cast<char**>(calloc(crews(), sizeof(char*)));
+    if (arenas_ == nullptr) return false;
+    for (int i = 0; i < crews(); i++) {
+      arenas_[i] = zeroed(ARENA + Crew::bytes(Network::STEPS));
+      if (arenas_[i] == nullptr) return false;
     }
+    return team_.start();
   }
 
   int run(const float* input, float* output) {
@@ -67,7 +65,7 @@ class Model {
       });
     } else {
       for (int group = 0; group < Network::GROUPS; group++) {
-        crews_[0]->reset();
+        crew(0).reset();
         team_.run([&](int) { run_group(0, group, input, output); });
       }
     }
@@ -76,19 +74,32 @@ class Model {
   }
 
  private:
-  void run_group(int crew, int group, const float* input, float* output) {
-    Network::run(weights_, *crews_[crew], arenas_[crew].data(), input + group * Network::INPUT_FLOATS,
+  // The counters lie behind the tensors.
+  static constexpr size_t ARENA = (Network::ARENA + 63) / 64 * 64;
+
+  int crews() const { return apart_ ? threads_ : 1; }
+  Crew crew(int index) const { return Crew(apart_ ? 1 : threads_, Network::STEPS, arenas_[index] + ARENA); }
+
+  void run_group(int index, int group, const float* input, float* output) {
+    Crew mine = crew(index);
+    Network::run(weights_, mine, arenas_[index], input + group * Network::INPUT_FLOATS,
                  output + group * Network::OUTPUT_FLOATS);
   }
 
   const char* weights_;
   Team team_;
+  const int threads_;
   const bool apart_;
-  std::vector<Arena> arenas_;
-  std::vector<std::unique_ptr<Crew>> crews_;
+  char** arenas_ = nullptr;
   std::atomic<int> next_{0};
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
 };
+
+template <class Network>
+static void close_model(void* model) {
+  static_cast<Model<Network>*>(model)->~Model();
+  free(model);
+}
 
 template <class Network>
 static void* open_model(const void* weights, uint64_t bytes, int32_t threads, char* error, uint64_t error_size) {
@@ -97,12 +108,14 @@ static void* open_model(const void* weights, uint64_t bytes, int32_t threads, ch
     snprintf(error, error_size, "the weight file does not belong to this library");
     return nullptr;
   }
-  try {
-    return new Model<Network>(static_cast<const char*>(weights), threads);
-  } catch (const std::exception& problem) {
-    snprintf(error, error_size, "not enough memory or threads (%s)", problem.what());
-    return nullptr;
+  using Whole = Model<Network>;
+  if (void* memory = aligned_alloc(64, (sizeof(Whole) + 63) / 64 * 64)) {
+    auto* model = new (memory) Whole(static_cast<const char*>(weights), threads);
+    if (model->start()) return model;
+    close_model<Network>(model);
   }
+  snprintf(error, error_size, "not enough memory or threads");
+  return nullptr;
 }
 
 }  // namespace st3
@@ -116,4 +129,4 @@ static void* open_model(const void* weights, uint64_t bytes, int32_t threads, ch
   ST3_EXPORT int32_t st3_run(void* model, const float* input, float* output) {                                    \
     return static_cast<st3::Model<Network>*>(model)->run(input, output);                                          \
   }                                                                                                              \
-  ST3_EXPORT void st3_close(void* model) { delete static_cast<st3::Model<Network>*>(model); }
+  ST3_EXPORT void st3_close(void* model) { st3::close_model<Network>(model); }

@@ -2,11 +2,18 @@
 //
 // Nobody ever waits for a thread that has no work in hand: tasks are handed out one by one, a step is over when its
 // tasks are done, and a thread that the system woke late or took away between tasks finds them taken and catches up.
+//
+// Neither this nor model.h uses anything that lives in the C++ library, so that an artifact needs libc alone.
 #pragma once
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <atomic>
-#include <memory>
-#include <thread>
-#include <vector>
+#include <cstdlib>
+#include <new>
 
 namespace st3 {
 
@@ -25,7 +32,7 @@ static inline void spin_until(Condition condition) {
     if (i < 2000) {
       relax();
     } else {
-      std::this_thread::yield();
+      sched_yield();
     }
   }
 }
@@ -33,7 +40,9 @@ static inline void spin_until(Condition condition) {
 // Counts the tasks of each step of one run. A crew is the whole team, or one thread on its own.
 class Crew {
  public:
-  Crew(int size, int steps) : counters_(new Counter[steps]), size_(size), steps_(steps) {}
+  static size_t bytes(int steps) { return steps * sizeof(Counter); }
+  // `memory` is bytes(steps) of zeroes, aligned to a cache line.
+  Crew(int size, int steps, void* memory) : counters_(static_cast<Counter*>(memory)), size_(size), steps_(steps) {}
 
   // Before a run, while no thread is in it.
   void reset() {
@@ -63,20 +72,33 @@ class Crew {
     std::atomic<int> next{0};
     alignas(64) std::atomic<int> done{0};
   };
-  std::unique_ptr<Counter[]> counters_;
-  const int size_, steps_;
+  Counter* counters_;
+  int size_, steps_;
 };
 
 // Threads that sleep between runs. The caller of run() is thread 0; the others join a run while it is open.
 class Team {
  public:
-  explicit Team(int size) : size_(size) {
-    for (int i = 1; i < size; i++) workers_.emplace_back([this, i] { work(i); });
-  }
+  explicit Team(int size) : size_(size) {}
+  Team(const Team&) = delete;
   ~Team() {
     stop_.store(true);
     announce();
-    for (std::thread& worker : workers_) worker.join();
+    for (int i = 0; i < started_; i++) pthread_join(workers_[i].id, nullptr);
+    free(workers_);
+  }
+
+  // Starts the workers; false if the system has no memory or threads left.
+  bool start() {
+    workers_ = static_cast<Worker*>(calloc(size_, sizeof(Worker)));
+    if (workers_ == nullptr) return false;
+    for (; started_ < size_ - 1; started_++) {
+      Worker& worker = workers_[started_];
+      worker.team = this;
+      worker.thread = started_ + 1;
+      if (pthread_create(&worker.id, nullptr, &Team::enter, &worker) != 0) return false;
+    }
+    return true;
   }
 
   // Calls job(thread) on this thread and on every worker that comes before this one has finished.
@@ -93,17 +115,36 @@ class Team {
   }
 
  private:
+  struct Worker {
+    pthread_t id;
+    Team* team;
+    int thread;
+  };
+
+  static void* enter(void* worker) {
+    static_cast<Worker*>(worker)->team->work(static_cast<Worker*>(worker)->thread);
+    return nullptr;
+  }
+
+  void futex(int operation, uint32_t value) {
+    static_assert(sizeof epoch_ == 4, "the kernel looks at 32 bits");
+    syscall(SYS_futex, &epoch_, operation, value, nullptr, nullptr, 0);
+  }
+
   static constexpr uint32_t OPEN = 1u << 31;  // above the number of workers inside
 
   void announce() {
-    epoch_.fetch_add(1, std::memory_order_release);
-    epoch_.notify_all();
+    // sequentially consistent, like the sleeper's side: either it sees the new epoch or this sees the sleeper
+    epoch_.fetch_add(1);
+    if (sleepers_.load() != 0) futex(FUTEX_WAKE_PRIVATE, INT32_MAX);
   }
 
   void work(int thread) {
     for (uint32_t seen = 0;;) {
       for (int i = 0; i < 5000 && epoch_.load(std::memory_order_acquire) == seen; i++) relax();
-      epoch_.wait(seen, std::memory_order_acquire);
+      sleepers_.fetch_add(1);
+      while (epoch_.load() == seen) futex(FUTEX_WAIT_PRIVATE, seen);
+      sleepers_.fetch_sub(1);
       seen = epoch_.load(std::memory_order_acquire);
       if (stop_.load()) return;
       uint32_t state = inside_.load(std::memory_order_acquire);
@@ -116,11 +157,13 @@ class Team {
   }
 
   const int size_;
-  std::vector<std::thread> workers_;
+  int started_ = 0;
+  Worker* workers_ = nullptr;
   void (*call_)(void*, int) = nullptr;
   void* context_ = nullptr;
   std::atomic<bool> stop_{false};
   alignas(64) std::atomic<uint32_t> epoch_{0};
+  std::atomic<uint32_t> sleepers_{0};
   alignas(64) std::atomic<uint32_t> inside_{0};
 };
 
