@@ -52,6 +52,7 @@ class CheckpointInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``checkpoint.json``. Sparsities are fractions of zeros among the prunable weights, accuracy is top-1 in [0, 1].
 
     ``write_checkpoint`` fills in ``sparsity``, ``layers`` and ``files``; ``loss`` is the mean over the evaluation set.
+    ``recipe_digest`` changes with every value of the recipe.
     """
 
     recipe: str
@@ -73,6 +74,7 @@ class CheckpointInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     train_seconds: float
     commit: str
     versions: dict[str, str]
+    recipe_digest: str = ""
     sparsity: float = 0.0
     layers: tuple[LayerInfo, ...] = ()
     files: dict[str, str] = {}

@@ -56,7 +56,7 @@ def train(
     from st3.registry import find_method
     from train.dataset import load_dataset, prepare_evaluation_set
     from train.loop import Job, steps_of
-    from train.recipe import find_recipe
+    from train.recipe import digest, find_recipe
     from train.run import completed, train_checkpoint
     from train.settings import Settings, checkpoint_name
 
@@ -75,7 +75,7 @@ def train(
     dataset = load_dataset(found.data, data or Path("data") / found.data.replace("_", "-"))
     epochs = found.epochs if epochs is None else epochs
     steps = steps_of(found, dataset, epochs, max_steps)
-    settings = Settings(recipe, method, plan, epochs, steps, found.batch_size, seed)
+    settings = Settings(recipe, digest(found), method, plan, epochs, steps, found.batch_size, seed)
     checkpoint = completed(out, settings) if resume else None
     already = checkpoint is not None
     if checkpoint is None:

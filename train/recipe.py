@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import pkgutil
 from collections.abc import Callable
 
 import msgspec
+import torch
 from torch import nn
 
 import train.recipes
@@ -48,6 +50,15 @@ class Recipe(msgspec.Struct, frozen=True):
     label_smoothing: float = 0.0
     clip_norm: float = 3.0
     half: bool = False
+
+
+def digest(recipe: Recipe) -> str:
+    """Short hash of every number in a recipe; the rate counts by its values, the network by its weights' shapes."""
+    values = [(name, value) for name, value in msgspec.structs.asdict(recipe).items() if name not in ("model", "rate")]
+    with torch.device("meta"):
+        shapes = [(name, tuple(value.shape)) for name, value in recipe.model().state_dict().items()]
+    rates = [round(recipe.rate(step / 64), 9) for step in range(65)]
+    return hashlib.sha256(repr((values, shapes, rates)).encode()).hexdigest()[:16]
 
 
 def recipe_names() -> list[str]:

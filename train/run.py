@@ -26,7 +26,16 @@ def completed(folder: Path, settings: Settings) -> Checkpoint | None:
         return None
     checkpoint = load_checkpoint(folder)
     info = checkpoint.info
-    found = Settings(info.recipe, info.method, info.plan, info.epochs, info.steps, info.batch_size, info.seed)
+    found = Settings(
+        recipe=info.recipe,
+        recipe_digest=info.recipe_digest,
+        method=info.method,
+        plan=info.plan,
+        epochs=info.epochs,
+        steps=info.steps,
+        batch_size=info.batch_size,
+        seed=info.seed,
+    )
     refuse_difference(settings, found, str(folder))
     return checkpoint
 
@@ -41,6 +50,7 @@ def train_checkpoint(folder: Path, job: Job, evaluation: EvaluationSet, resume: 
     accuracy, loss = evaluate(trainer.model, evaluation, job.device)
     info = CheckpointInfo(
         recipe=settings.recipe,
+        recipe_digest=settings.recipe_digest,
         method=settings.method,
         pattern=settings.method if settings.method == "dense" else settings.plan.pattern,
         plan=settings.plan,

@@ -11,9 +11,13 @@ from st3.plan import SparsityPlan
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One run. ``steps`` is the number of optimiser steps in all, ``epochs`` what was asked for."""
+    """One run. ``steps`` is the number of optimiser steps in all, ``epochs`` what was asked for.
+
+    ``recipe_digest`` changes with every value of the recipe, so that an edited recipe is not taken for the old one.
+    """
 
     recipe: str
+    recipe_digest: str
     method: str
     plan: SparsityPlan
     epochs: float

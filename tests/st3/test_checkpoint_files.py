@@ -24,8 +24,9 @@ PREPROCESSING = Preprocessing(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
 
 def info(plan: st3.SparsityPlan, method: str = "st3") -> CheckpointInfo:
     return CheckpointInfo(
-        recipe="none", method=method, pattern=plan.pattern, plan=plan, target_sparsity=plan.target, accuracy=0.5,
-        loss=1.0, evaluation="none/test", preprocessing=PREPROCESSING, classes=("a", "b"), seed=0, epochs=1.0, steps=1,
+        recipe="none", recipe_digest="0", method=method, pattern=plan.pattern, plan=plan,
+        target_sparsity=plan.target, accuracy=0.5, loss=1.0, evaluation="none/test", preprocessing=PREPROCESSING,
+        classes=("a", "b"), seed=0, epochs=1.0, steps=1,
         batch_size=1, device="cpu", threads=1, train_seconds=0.1, commit="unknown", versions={"st3": "0"},
     )  # fmt: skip
 

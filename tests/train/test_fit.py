@@ -15,7 +15,7 @@ from train.loop import Job, fit, steps_of
 from train.memory import MemoryDataset, flip
 from train.progress import Report, Reporter
 from train.rates import cosine
-from train.recipe import Recipe
+from train.recipe import Recipe, digest
 from train.settings import Settings
 from train.state import StateStore
 from train.trainer import Trainer, make_optimizer
@@ -49,7 +49,9 @@ def job(method: str = "st3", pattern: str = "unstructured", recipe: Recipe = REC
     plan = SparsityPlan(sparsity=sparsity, pattern=pattern)
     data = dataset()
     values: dict[str, object] = {"epochs": 3.0, "steps": steps_of(recipe, data, 3, None), "seed": 0, **changes}
-    settings = Settings(recipe="toy", method=method, plan=plan, batch_size=recipe.batch_size, **values)
+    settings = Settings(
+        recipe="toy", recipe_digest=digest(recipe), method=method, plan=plan, batch_size=recipe.batch_size, **values
+    )
     return Job(recipe, settings, data, torch.device("cpu"), save_every=2)
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 
 from runtime.errors import UserError
 from train.models.resnet_cifar import resnet_cifar
 from train.rates import cosine, steps
-from train.recipe import find_recipe, recipe_names
+from train.recipe import digest, find_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -31,6 +32,18 @@ def test_the_authors_settings() -> None:
     assert [cifar.rate(epoch / 160) for epoch in (0, 79, 80, 119, 120, 159)] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.01, 0.01]
     )
+
+
+def test_digest_changes_with_every_value() -> None:
+    recipe = find_recipe("fashion-resnet8")
+    others = [
+        msgspec.structs.replace(recipe, learning_rate=0.123),
+        msgspec.structs.replace(recipe, rate=cosine(warmup=0.3)),
+        msgspec.structs.replace(recipe, model=lambda: resnet_cifar(8, 5, 1)),
+        msgspec.structs.replace(recipe, end=0.55),
+    ]
+    assert digest(recipe) == digest(find_recipe("fashion-resnet8"))
+    assert len({digest(recipe), *map(digest, others)}) == 5
 
 
 def test_unknown_recipe_lists_the_valid_ones() -> None:

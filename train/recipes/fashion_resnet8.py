@@ -14,7 +14,7 @@ def recipe() -> Recipe:
         model=lambda: resnet_cifar(depth=8, width=24, channels=1),
         epochs=1.5,
         batch_size=128,
-        learning_rate=0.2,
+        learning_rate=0.05,
         rate=cosine(warmup=0.15),
         momentum=0.9,
         nesterov=True,
