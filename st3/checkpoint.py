@@ -10,7 +10,6 @@ A checkpoint is a folder::
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -125,8 +124,9 @@ def write_checkpoint(
     """
     if any(parametrized(layer) for layer in prunable_layers(model).values()):
         raise UserError("the model is not baked: call pruner.bake() before writing the checkpoint")
-    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
+    part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         save_graph(export_graph(model, info.preprocessing.shape), part / GRAPH_FILE)
@@ -145,10 +145,11 @@ def write_checkpoint(
         )
         (part / INFO_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(complete)) + b"\n")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     return Checkpoint(folder=folder, info=complete)
 
 

@@ -43,7 +43,8 @@ def reject(shape: tuple[int, ...], groups: Groups | None) -> str:
     """Why a weight of this shape ``(N, K, ...)`` cannot take the pattern; empty if it can."""
     if groups is None or shape[1] % groups.size == 0:
         return ""
-    return f"{shape[1]} input channels cannot be divided into groups of {groups.size}"
+    channels = "1 input channel" if shape[1] == 1 else f"{shape[1]} input channels"
+    return f"{channels} cannot be divided into groups of {groups.size}"
 
 
 def group_threshold(weight_NKRS: Tensor, groups: Groups) -> Tensor:

@@ -69,15 +69,16 @@ def load_dataset(key: str, folder: Path) -> Dataset:
 
 
 def prepare_evaluation_set(dataset: Dataset, folder: Path) -> EvaluationSet:
-    """Open the evaluation set in a folder, or write it there if there is none.
+    """Open the evaluation set in a folder, or write it there if there is none or it is damaged.
 
     Raises:
         UserError: the folder holds another data set's.
     """
-    if not (folder / "evaluation.json").is_file():
+    try:
+        found = load_evaluation_set(folder, verify=True)
+    except UserError:
         images, labels = dataset.evaluation()
         return write_evaluation_set(folder, dataset.name, images, labels, dataset.preprocessing, dataset.classes)
-    found = load_evaluation_set(folder)
     if found.info.name != dataset.name or found.info.preprocessing != dataset.preprocessing:
         raise UserError(
             f"{folder} holds the evaluation set {found.info.name!r}, this recipe needs {dataset.name!r} with its own "

@@ -150,5 +150,8 @@ def test_evaluation_set_is_written_once_and_never_mixed_up(tmp_path: Path) -> No
     assert len(prepare_evaluation_set(toy("one"), tmp_path)) == 4
     assert len(prepare_evaluation_set(toy("one"), tmp_path)) == 4
     assert reads == ["one"]
+    (tmp_path / "images.npy").write_bytes(b"damaged")
+    assert len(prepare_evaluation_set(toy("one"), tmp_path)) == 4
+    assert reads == ["one", "one"]
     with pytest.raises(UserError, match="holds the evaluation set 'one', this recipe needs 'two'"):
         prepare_evaluation_set(toy("two"), tmp_path)
