@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from st3.checkpoint import Checkpoint, load_checkpoint
 
 from compile.backend import Backend, Built, find_backend
 from compile.capture import Captured, capture
@@ -29,6 +28,7 @@ from runtime.artifact import (
 )
 from runtime.data import sha256_of
 from runtime.errors import ArtifactError, UserError
+from st3.checkpoint import Checkpoint, load_checkpoint
 
 # float32 sums in another order differ by some 1e-6 of the largest logit; a wrong tap or weight by far more than this
 TOLERANCE = 1e-4

@@ -24,8 +24,8 @@ def call(*arguments: object) -> str:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two short runs, compiled, measured and reported."""
     out = tmp_path_factory.mktemp("run")
-    common = ["--data", ROOT / "data" / "fashion-mnist", "--evaluation", out / "evaluation", "--device", "cpu", "--threads", 1]
-    common += ["--epochs", 0.05]
+    common = ["--data", ROOT / "data/fashion-mnist", "--evaluation", out / "evaluation"]
+    common += ["--device", "cpu", "--threads", 1, "--epochs", 0.05]
     for name, options in (("dense", ["--method", "dense"]), ("st3-unstructured-0.9", ["--sparsity", 0.9])):
         call("train", "fashion-resnet8", *options, *common, "--out", out / "checkpoints" / name)
     checkpoints = sorted((out / "checkpoints").iterdir())
