@@ -7,6 +7,7 @@ import logging
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,6 +19,11 @@ from runtime.errors import UserError
 _PLAIN = re.compile(
     r"[^/]+/(models/\w+\.json|data/(weights|constants)/\w+_config\.json|data/weights/weight_\d+|"
     r"data/constants/tensor_\d+|archive_format|archive_version|byteorder|\.data/\w+|\.format_version)"
+)
+_FORMULA = re.compile(r"[\w\s\[\]().,<>=%*+/-]*")
+_WORD = re.compile(
+    r"Symbol|Integer|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|Identity|positive|negative|"
+    r"integer|real|nonnegative|nonzero|True|False|L|args|kwargs|size|and|or|not|[suz]\d+"
 )
 _SAMPLE = re.compile(r"[^/]+/data/sample_inputs/\w+\.pt")
 
@@ -52,7 +58,7 @@ def save_graph(program: ExportedProgram, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No complete tensor found")  # the repeated zeros, on purpose
         torch.export.save(program, path)
-    refuse_pickle(path)
+    refuse_code(path)
 
 
 def load_graph(path: Path, weights: dict[str, Tensor]) -> ExportedProgram:
@@ -61,7 +67,7 @@ def load_graph(path: Path, weights: dict[str, Tensor]) -> ExportedProgram:
     Raises:
         UserError: the file is damaged, holds pickled data, or does not fit the weights.
     """
-    refuse_pickle(path)
+    refuse_code(path)
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.ERROR)  # older torch warns that the archive has no example input
@@ -81,8 +87,10 @@ def load_graph(path: Path, weights: dict[str, Tensor]) -> ExportedProgram:
     return program
 
 
-def refuse_pickle(path: Path) -> None:
+def refuse_code(path: Path) -> None:
     """Let only plain tensors and JSON through: loading a pickle would run whatever code its writer chose.
+
+    Torch also evaluates the formulas of dynamic sizes as Python, so these may hold nothing but known functions.
 
     Raises:
         UserError: the archive is damaged or holds anything else.
@@ -97,8 +105,34 @@ def refuse_pickle(path: Path) -> None:
                     entries = json.loads(archive.read(entry)).get("config", {}).values()
                     if any(item.get("use_pickle", True) for item in entries):
                         raise UserError(f"{path} holds pickled tensors; do not use this file")
+                if "/models/" in entry.filename:
+                    for formula in _formulas(json.loads(archive.read(entry))):
+                        _refuse_formula(path, formula)
     except (zipfile.BadZipFile, ValueError, AttributeError, OSError) as error:
         raise UserError(f"{path} is no exported program ({error}); copy the checkpoint again or train again") from error
+
+
+def _formulas(node: object) -> Iterator[object]:
+    """All that torch evaluates in a serialised graph: the sizes that depend on the batch, and its guards."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "expr_str":
+                yield value
+            elif key == "guards_code":
+                yield from value
+            else:
+                yield from _formulas(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _formulas(value)
+
+
+def _refuse_formula(path: Path, formula: object) -> None:
+    text = str(formula)
+    bare = re.sub(r"'\w*'", "", text)  # names of symbols and inputs
+    words = re.findall(r"[A-Za-z_]\w*", bare)
+    if not _FORMULA.fullmatch(bare) or not all(_WORD.fullmatch(word) for word in words):
+        raise UserError(f"{path} holds the formula {text[:80]!r}, which is not one of sizes; do not use this file")
 
 
 def _is_parameter(value: Tensor) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -10,13 +11,14 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 from torch import nn
 
 import st3
 from runtime.data import Preprocessing
 from runtime.errors import UserError
 from st3.checkpoint import CheckpointInfo
-from st3.graph import refuse_pickle
+from st3.graph import export_graph, load_graph, refuse_code, save_graph
 from st3.inspect import describe, render
 
 PREPROCESSING = Preprocessing(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -85,7 +87,7 @@ def test_info_counts_what_is_in_the_file(original: Path) -> None:
 
 
 def test_no_file_holds_pickle_or_a_second_copy_of_the_weights(original: Path) -> None:
-    refuse_pickle(original / "graph.pt2")
+    refuse_code(original / "graph.pt2")
     with zipfile.ZipFile(original / "graph.pt2") as archive:
         weights = [entry for entry in archive.infolist() if "/data/weights/weight_" in entry.filename]
     assert weights
@@ -186,7 +188,25 @@ def test_a_graph_that_says_its_tensors_are_pickled_is_refused(folder: Path, tmp_
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry).replace(b'"use_pickle": false', b'"use_pickle": true'))
     with pytest.raises(UserError, match="pickled tensors"):
-        refuse_pickle(changed)
+        refuse_code(changed)
+
+
+@pytest.mark.parametrize(
+    "formula", ["exit()", "__import__('os')", "Symbol('s77').func", "Max('a b')", "[].__class__", "open('x')"]
+)
+def test_a_formula_that_is_code_is_never_evaluated(folder: Path, tmp_path: Path, formula: str) -> None:
+    graph, changed = folder / "graph.pt2", tmp_path / "changed.pt2"
+    count = 0
+    with zipfile.ZipFile(graph) as source, zipfile.ZipFile(changed, "w") as target:
+        for entry in source.infolist():
+            raw = source.read(entry)
+            if "/models/" in entry.filename:
+                changes = re.subn(rb'"expr_str": "[^"]*"', b'"expr_str": ' + json.dumps(formula).encode(), raw, count=1)
+                raw, count = changes
+            target.writestr(entry.filename, raw)
+    assert count == 1
+    with pytest.raises(UserError, match="not one of sizes"):
+        refuse_code(changed)
 
 
 def test_weights_of_another_network_are_refused(folder: Path) -> None:
@@ -208,3 +228,13 @@ def test_describe_is_json_and_render_is_a_table(original: Path) -> None:
     text = console.export_text()
     assert "8x3x3x3" in text
     assert "of 232 weights non-zero" in text
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_graphs_of_torchvision_pass_the_gate(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(weights=None, num_classes=5).eval()
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    save_graph(export_graph(model, (3, 64, 64)), tmp_path / "graph.pt2")
+    pictures = torch.randn(3, 3, 64, 64)
+    torch.testing.assert_close(load_graph(tmp_path / "graph.pt2", weights).module()(pictures), model(pictures))

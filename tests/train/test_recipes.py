@@ -52,8 +52,8 @@ def test_unknown_recipe_lists_the_valid_ones() -> None:
 
 
 def test_cosine_by_hand() -> None:
-    rate = cosine(warmup=0.2, end=0.1)
-    assert [rate(t) for t in (0, 0.1, 0.2, 0.6, 1)] == pytest.approx([0, 0.5, 1, 0.55, 0.1])
+    assert [cosine(warmup=0.2)(t) for t in (0, 0.1, 0.2, 0.6, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert [cosine(warmup=0.2, power=2)(t) for t in (0, 0.1, 0.2, 0.6, 1)] == pytest.approx([0, 0.5, 1, 0.25, 0])
 
 
 def test_steps_by_hand() -> None:
