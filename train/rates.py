@@ -9,14 +9,14 @@ from typing import TypeAlias
 Rate: TypeAlias = Callable[[float], float]
 
 
-def cosine(warmup: float, power: float = 1.0) -> Rate:
-    """Linear warm-up from 0 over the fraction ``warmup``, then half a cosine from 1 to 0, raised to ``power``."""
+def cosine(warmup: float) -> Rate:
+    """Linear warm-up from 0 over the fraction ``warmup``, then half a cosine from 1 to 0."""
 
     def rate(progress: float) -> float:
         if progress < warmup:
             return progress / warmup
         t = (progress - warmup) / (1 - warmup)
-        return float((0.5 * (1 + math.cos(math.pi * t))) ** power)
+        return 0.5 * (1 + math.cos(math.pi * t))
 
     return rate
 

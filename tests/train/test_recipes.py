@@ -53,7 +53,6 @@ def test_unknown_recipe_lists_the_valid_ones() -> None:
 
 def test_cosine_by_hand() -> None:
     assert [cosine(warmup=0.2)(t) for t in (0, 0.1, 0.2, 0.6, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])
-    assert [cosine(warmup=0.2, power=2)(t) for t in (0, 0.1, 0.2, 0.6, 1)] == pytest.approx([0, 0.5, 1, 0.25, 0])
 
 
 def test_steps_by_hand() -> None:

@@ -15,7 +15,7 @@ def recipe() -> Recipe:
         epochs=1.5,
         batch_size=128,
         learning_rate=0.2,
-        rate=cosine(warmup=0.15, power=2),
+        rate=cosine(warmup=0.15),
         momentum=0.9,
         nesterov=True,
         weight_decay=5e-4,
