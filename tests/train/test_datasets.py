@@ -56,13 +56,35 @@ def test_another_gzip_of_the_same_bytes_is_taken_and_other_bytes_are_not(tmp_pat
     ("key", "message"),
     [
         ("fashion_mnist", "train-images-idx3-ubyte.gz is missing"),
-        ("cifar10", "data_batch_1.bin is missing: unpack cifar-10-binary.tar.gz"),
+        ("cifar10", r"data_batch_1.bin is missing: download it with: .*download=True.*unpack cifar-10-binary.tar.gz"),
         ("imagenet", "train holds no ImageNet pictures: get ILSVRC 2012"),
     ],
 )
 def test_missing_data_says_which_file_and_how_to_get_it(key: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         load_dataset(key, tmp_path)
+
+
+def test_cifar10_as_torchvision_downloads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Downloaded:
+        def __init__(self, root: Path, train: bool) -> None:
+            assert root == tmp_path
+            self.data = np.zeros((3 if train else 2, 32, 32, 3), np.uint8)
+            self.data[0, 5, 7, 2] = 9
+            self.targets = [1, 2, 3] if train else [4, 5]
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Downloaded)
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    images, labels = load_dataset("cifar10", tmp_path).evaluation()
+    assert images.shape == (2, 3, 32, 32)
+    assert images[0, 2, 5, 7] == 9
+    assert labels.tolist() == [4, 5]
+
+
+def test_damaged_download_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(UserError, match=r"incomplete or damaged.*download=True"):
+        load_dataset("cifar10", tmp_path)
 
 
 def test_cifar10_reads_labels_and_planes(tmp_path: Path) -> None:
