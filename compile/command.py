@@ -39,8 +39,7 @@ def compile_(
 ) -> None:
     """Compile CHECKPOINTS into artifacts.
 
-    Without --backend a dense checkpoint goes through every CPU backend; a sparse one through those that use zeros, and
-    ONNX Runtime, which does not, for comparison.
+    Without --backend a dense checkpoint goes through every CPU backend, a sparse one through those that use zeros.
     """
     from compile.backend import find_backend
     from compile.lower import backends_for, lower, up_to_date

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compile.backend import Backend, Built, find_backend
+from compile.backend import Built, backend_names, find_backend
 from compile.capture import Captured, capture
 from compile.layers import read_layers
 from runtime.artifact import (
@@ -86,18 +86,12 @@ def up_to_date(checkpoint: Path, artifact: Path, threads: int) -> bool:
 
 
 def backends_for(checkpoint: Path) -> list[str]:
-    """The backends that make sense for a checkpoint: a dense one shows what each can do, a sparse one what zeros gain.
+    """The backends that make sense for a checkpoint: all for a dense one, those that use zeros for a sparse one.
 
-    ONNX Runtime is always among them, so that every report shows that it gains nothing.
+    A backend that computes zeros takes as long for a sparse checkpoint as for a dense one; ask for it by name to see.
     """
-    from compile.backend import backend_names
-
     dense = load_checkpoint(checkpoint).info.method == "dense"
-    return [name for name in backend_names() if dense or name == "onnxruntime" or _uses_zeros(find_backend(name))]
-
-
-def _uses_zeros(backend: Backend) -> bool:
-    return backend.uses_zeros()
+    return [name for name in backend_names() if dense or find_backend(name).uses_zeros()]
 
 
 def _write_golden(folder: Path, checkpoint: Checkpoint, batch_size: int) -> NDArray[np.float32]:

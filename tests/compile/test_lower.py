@@ -114,7 +114,7 @@ def test_two_to_four_survives_compilation(tmp_path: Path) -> None:
 
 
 def test_backends_that_make_sense(sparse: Path, tmp_path: Path) -> None:
-    assert backends_for(sparse) == ["native", "onnxruntime"]
+    assert backends_for(sparse) == ["native"]
     assert backends_for(write(tmp_path / "dense", "dense", 0.0)) == backend_names()
 
 
