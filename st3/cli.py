@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ class _Refusal(click.ClickException):
 
 
 @click.group(cls=_Stages, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("st3"), prog_name="st3")
+@click.version_option(package_name="st3", prog_name="st3")
 def main() -> None:
     """From dense weights to sparse weights that are really faster.
 
