@@ -6,11 +6,13 @@ import numpy as np
 
 from compile.formats import dense, offset_stream
 from compile.graph import Conv
+from compile.native.geometry import Placement
 from compile.native.pieces import Piece, exchange, origin
 from compile.native.plan import Compute, Plan
 from compile.native.schedule import Schedule
 from compile.native.taps import Taps
 from compile.native.weights import WeightFile
+from compile.native.window import Window
 
 
 def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: WeightFile) -> Piece:
@@ -26,7 +28,33 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
         window.dilation[0] * source.row_stride,
         window.dilation[1] * source.vector,
     )
-    constants = {
+    constants = _constants(node, window, source, target, residual, schedule) | {"long BIAS": str(file.add(node.bias))}
+    pack = _pack_dense if schedule.format == "dense" else _pack_stream
+    kernel, bounds = pack(node, schedule, taps, constants, file)
+    constants[f"int BOUNDS[{len(bounds)}]"] = "{" + ", ".join(map(str, bounds)) + "}"
+    addend = f"arena + {origin(plan, step.inputs[1])}" if residual else "nullptr"
+    rows = f"block * S::TILE_ROWS, (block + 1 < {blocks} ? (block + 1) * S::TILE_ROWS : S::ROWS)"
+    body = (
+        "      const int block = task / S::GROUPS, group = task % S::GROUPS;\n"
+        f"      each_tile<S>(block, {kernel[0]}<S>{{weights,\n"
+        f"          arena + {origin(plan, step.inputs[0], -window.padding[0], -window.padding[1])},\n"
+        f"          arena + {origin(plan, node.output)}, {addend}, {kernel[1]}}});\n"
+        + exchange(plan, node.output, rows, "S::BOUNDS[group], S::BOUNDS[group + 1]")
+    )
+    comment = f"{node.layer}: {node.op} {node.weight.shape}, {schedule.format}: {schedule.reason}"
+    return Piece(constants, str(blocks * schedule.cut.groups), body, comment)
+
+
+def _constants(
+    node: Conv,
+    window: Window,
+    source: Placement,
+    target: Placement,
+    residual: Placement | None,
+    schedule: Schedule,
+) -> dict[str, str]:
+    """What both kernels must know; the strides are in bytes."""
+    return {
         "int ROWS": str(target.geometry.rows),
         "int COLUMNS": str(target.geometry.columns),
         "int TILE_ROWS": str(schedule.tile_rows),
@@ -41,22 +69,7 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
         "long R_CHANNEL": str(residual.channel_stride if residual else 0),
         "Activation ACTIVATION": node.activation.upper(),
         "int GROUPS": str(schedule.cut.groups),
-        "long BIAS": str(file.add(node.bias)),
     }
-    pack = _pack_dense if schedule.format == "dense" else _pack_stream
-    kernel, bounds = pack(node, schedule, taps, constants, file)
-    constants[f"int BOUNDS[{len(bounds)}]"] = "{" + ", ".join(map(str, bounds)) + "}"
-    addend = f"arena + {origin(plan, step.inputs[1])}" if residual else "nullptr"
-    rows = f"block * S::TILE_ROWS, (block + 1 < {blocks} ? (block + 1) * S::TILE_ROWS : S::ROWS)"
-    body = (
-        "      const int block = task / S::GROUPS, group = task % S::GROUPS;\n"
-        f"      each_tile<S>(block, {kernel[0]}<S>{{weights,\n"
-        f"          arena + {origin(plan, step.inputs[0], -window.padding[0], -window.padding[1])},\n"
-        f"          arena + {origin(plan, node.output)}, {addend}, {kernel[1]}}});\n"
-        + exchange(plan, node.output, rows, "S::BOUNDS[group], S::BOUNDS[group + 1]")
-    )
-    comment = f"{node.layer}: {node.op} {node.weight.shape}, {schedule.format}: {schedule.reason}"
-    return Piece(constants, f"{blocks} * Step{plan.steps.index(step)}::GROUPS", body, comment)
 
 
 def _pack_stream(
