@@ -13,7 +13,7 @@ from bench.measurement import SCHEMA_VERSION, ArtifactRecord, End, Refusal, Sess
 from bench.process import ProcessWorker, anonymous
 from bench.protocol import Condition, Entry, measure, steps
 from runtime import ArtifactError, UserError, open_artifact
-from runtime.artifact import MANIFEST
+from runtime.artifact import MANIFEST, artifact_folders
 from runtime.data import load_evaluation_set
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ def find_artifacts(paths: Sequence[Path]) -> tuple[list[Entry], list[Refusal]]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path} is no folder; give an artifact, or a folder in which to look for artifacts")
-        for manifest in sorted(path.rglob(MANIFEST)):
-            folder = manifest.parent.resolve()
+        for folder in map(Path.resolve, artifact_folders(path)):
             try:
                 # the digests are checked by the worker, which reads the files anyway
                 artifact = open_artifact(folder, verify=False)

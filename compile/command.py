@@ -9,8 +9,6 @@ import click
 import msgspec
 from rich.console import Console
 
-from runtime.errors import UserError
-
 
 @click.command("compile")
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -64,5 +62,3 @@ def compile_(
                     click.echo(f"{target}  " + ("up to date" if fresh else f"compiled in {seconds:.1f} s"))
     if as_json:
         click.echo(msgspec.json.encode(made).decode())
-    if not made:
-        raise UserError("nothing to compile: give at least one checkpoint folder")

@@ -83,24 +83,3 @@ def reads(node: Node) -> tuple[str, ...]:
     if isinstance(node, Add):
         return (node.left,) if node.right is None else (node.left, node.right)
     return (node.input,)
-
-
-def window_output(
-    size: tuple[int, int],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    dilation: tuple[int, int],
-) -> tuple[int, int]:
-    """Output height and width of a sliding window over ``size``."""
-    (height, width), (top, left, bottom, right) = size, padding
-    return (
-        (height + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1,
-        (width + left + right - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1,
-    )
-
-
-def macs(node: Conv, shape: Shape) -> tuple[int, int]:
-    """Multiply-accumulates of one picture: with every weight, and with the non-zero ones only."""
-    pixels = shape[1] * shape[2]
-    return node.weight.size * pixels, int(np.count_nonzero(node.weight)) * pixels

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.export import ExportedProgram
 
 from compile.backend import Built, backend_names, find_backend
 from compile.capture import Captured, capture
@@ -57,14 +58,15 @@ def lower(folder: Path, out: Path, backend_name: str, batch_size: int, threads: 
     backend = find_backend(backend_name)
     target = Target("cpu", backend.architecture(isa), "float32", batch_size, threads)
     checkpoint = load_checkpoint(folder)
-    captured = capture(checkpoint.exported_program(), checkpoint.info.preprocessing.shape, batch_size)
+    program = checkpoint.exported_program()
+    captured = capture(program, checkpoint.info.preprocessing.shape, batch_size)
     final = out / f"{backend_name}-b{batch_size}"
     part = out / f".{final.name}.part-{os.getpid()}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         built = backend.build(captured, target, part)
-        output = _write_golden(part / "golden", checkpoint, batch_size)
+        output = _write_golden(part / "golden", program, captured.input_shape)
         name = f"{folder.name}/{final.name}"
         write_manifest(part, _manifest(name, backend_name, built, checkpoint, captured, target, output, part))
         if final.exists():
@@ -94,12 +96,11 @@ def backends_for(checkpoint: Path) -> list[str]:
     return [name for name in backend_names() if dense or find_backend(name).uses_zeros()]
 
 
-def _write_golden(folder: Path, checkpoint: Checkpoint, batch_size: int) -> NDArray[np.float32]:
+def _write_golden(folder: Path, program: ExportedProgram, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Inputs like normalised pictures, and what the checkpoint itself, unfolded, answers in torch."""
-    shape = checkpoint.info.preprocessing.shape
-    inputs = np.random.default_rng(_GOLDEN_SEED).standard_normal((batch_size, *shape)).astype(np.float32)
+    inputs = np.random.default_rng(_GOLDEN_SEED).standard_normal(shape).astype(np.float32)
     with torch.no_grad():
-        outputs: NDArray[np.float32] = checkpoint.exported_program().module()(torch.from_numpy(inputs)).numpy()
+        outputs: NDArray[np.float32] = program.module()(torch.from_numpy(inputs)).numpy()
     folder.mkdir()
     np.save(folder / "inputs.npy", inputs, allow_pickle=False)
     np.save(folder / "outputs.npy", outputs, allow_pickle=False)

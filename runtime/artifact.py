@@ -175,6 +175,11 @@ def open_artifact(folder: Path, verify: bool = True) -> Artifact:
     return Artifact(folder=folder, manifest=manifest, digest=hashlib.sha256(raw).hexdigest())
 
 
+def artifact_folders(path: Path) -> list[Path]:
+    """Artifacts at or below a folder, sorted; hidden ones are builds that were cut off, and are left out."""
+    return [manifest.parent for manifest in sorted(path.rglob(MANIFEST)) if not manifest.parent.name.startswith(".")]
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` whole or not at all; it is the last file that a compiler writes."""
     part = folder / (MANIFEST + ".part")

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.artifact import MANIFEST
+from runtime.artifact import artifact_folders
 from runtime.check import replay
 from runtime.engine import Engine, load
 from runtime.errors import UserError
@@ -88,11 +88,10 @@ def find_artifacts(paths: tuple[Path, ...]) -> list[Path]:
     """Artifact folders at or below the given paths, sorted; a ``UserError`` where there are none."""
     found: list[Path] = []
     for path in paths:
-        below = sorted(manifest.parent for manifest in path.rglob(MANIFEST))
-        visible = [folder for folder in below if not folder.name.startswith(".")]
-        if not visible:
+        below = artifact_folders(path)
+        if not below:
             raise UserError(f"there is no artifact at or below {path}; `st3 compile` makes one")
-        found += visible
+        found += below
     return found
 
 

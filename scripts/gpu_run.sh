@@ -37,19 +37,8 @@ for run in "dense" "st3 --sparsity 0.95" "st3 --pattern 2:4" "gmp --sparsity 0.9
 done
 
 echo "== compiling and checking what was trained"
-"$python" -m compile "$out"/checkpoints/* --out "$out/artifacts" --backend native --backend onnxruntime
-"$python" - "$out" <<'PY'
-import sys
-from pathlib import Path
-from runtime.check import replay
-from runtime.command import find_artifacts
-from runtime.engine import load
-for folder in find_artifacts((Path(sys.argv[1], "artifacts"),)):
-    result = replay(load(folder))
-    print("ok    " if result.passed else "FAILED", result.artifact, f"{result.error:.1e}")
-    if not result.passed:
-        sys.exit(1)
-PY
+"$python" -m st3 compile "$out"/checkpoints/* --out "$out/artifacts" --backend native --backend onnxruntime
+"$python" -m st3 check "$out/artifacts"
 
 "$python" - "$out/train.jsonl" <<'PY'
 import json, sys

@@ -31,15 +31,33 @@ class Geometry(msgspec.Struct, frozen=True):
     height: int
     width: int
 
-    def pixels(self, row: int, column: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Picture, row and column of each lane at a sub-image position; picture -1 where the lane holds no pixel."""
+    def pixels(
+        self, row: int | NDArray[np.int64], column: int | NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Picture, row and column of each lane at sub-image positions; picture -1 where the lane holds no pixel.
+
+        Arrays of positions end with an axis of length 1, which becomes the axis of lanes.
+        """
         lane = np.arange(self.lanes)
         per_image = self.lane_rows * self.lane_columns
         image, part = lane // per_image, lane % per_image
         y = (part // self.lane_columns) * self.rows + row
         x = (part % self.lane_columns) * self.columns + column
         inside = (image < self.images) & (y >= 0) & (y < self.height) & (x >= 0) & (x < self.width)
-        return np.where(inside, image, -1), y, x
+        image, y, x = np.broadcast_arrays(np.where(inside, image, -1), y, x)
+        return image, y, x
+
+    def grid(
+        self, halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """``pixels`` of all positions, halo included: ``(rows, columns, lanes)`` each."""
+        top, left, bottom, right = halo
+        rows = np.arange(-top, self.rows + bottom)[:, None, None]
+        return self.pixels(rows, np.arange(-left, self.columns + right)[None, :, None])
+
+    def lane(self, image: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The lane that holds a pixel."""
+        return (image * self.lane_rows + y // self.rows) * self.lane_columns + x // self.columns
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -110,8 +128,7 @@ class Placement(msgspec.Struct, frozen=True):
         # all lanes come from one source position, because a sub-image's rows repeat with a period of `rows`
         source = (row % geometry.rows, column % geometry.columns)
         lane = np.arange(geometry.lanes)
-        home = (image * geometry.lane_rows + y // geometry.rows) * geometry.lane_columns + x // geometry.columns
-        lane = np.where(image >= 0, home, lane)
+        lane = np.where(image >= 0, geometry.lane(image, y, x), lane)
         words = np.concatenate(
             ([self.offset(*source), self.offset(row, column)], lane, np.where(image >= 0, -1, 0))
         ).astype(np.int32)
@@ -140,19 +157,8 @@ def gather_table(source: Placement | Shape, target: Placement, step: tuple[int, 
     Returns:
         ``(rows, width, lanes)`` over the target's positions.
     """
-    geometry = target.geometry
-    top, left, bottom, _ = target.halo
-    height, width = (source.geometry.height, source.geometry.width) if isinstance(source, Placement) else source[1:]
-    rows = np.arange(-top, geometry.rows + bottom)[:, None, None]
-    columns = np.arange(-left, target.width - left)[None, :, None]
-    lane = np.arange(geometry.lanes)[None, None, :]
-    per_image = geometry.lane_rows * geometry.lane_columns
-    image, part = lane // per_image, lane % per_image
-    y = ((part // geometry.lane_columns) * geometry.rows + rows) * step[0]
-    x = ((part % geometry.lane_columns) * geometry.columns + columns) * step[1]
-    inside = (image < geometry.images) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    image, y, x = np.broadcast_arrays(image, y, x)
-    return np.where(inside, float_offset(source, image, y, x), -1).astype(np.int32)
+    image, y, x = target.geometry.grid(target.halo)
+    return np.where(image >= 0, float_offset(source, image, y * step[0], x * step[1]), -1).astype(np.int32)
 
 
 def scatter_table(source: Placement) -> NDArray[np.int32]:
@@ -167,8 +173,8 @@ def scatter_table(source: Placement) -> NDArray[np.int32]:
 def inside_masks(placement: Placement) -> NDArray[np.int32]:
     """``(rows * columns, lanes)``: -1 where a lane holds a pixel, else 0."""
     geometry = placement.geometry
-    positions = [(row, column) for row in range(geometry.rows) for column in range(geometry.columns)]
-    return np.stack([np.where(geometry.pixels(*position)[0] >= 0, -1, 0) for position in positions]).astype(np.int32)
+    image, _, _ = geometry.grid()
+    return np.where(image >= 0, -1, 0).reshape(-1, geometry.lanes).astype(np.int32)
 
 
 def float_offset(
@@ -180,5 +186,6 @@ def float_offset(
         return image * channels * height * width + y * width + x
     geometry = source.geometry
     row, column = y % geometry.rows, x % geometry.columns
-    lane = (image * geometry.lane_rows + y // geometry.rows) * geometry.lane_columns + x // geometry.columns
-    return source.offset(0, 0) // 4 + (row * source.row_stride + column * source.vector) // 4 + lane
+    return (
+        source.offset(0, 0) // 4 + (row * source.row_stride + column * source.vector) // 4 + geometry.lane(image, y, x)
+    )

@@ -67,7 +67,6 @@ class _Planner:
         self.clean: set[str] = set()
         self.steps: list[Step] = []
         self.gathered: dict[tuple[str, Geometry, float, tuple[int, int]], str] = {}
-        self.windowed: dict[str, float] = {}
 
     def geometry(self, value: str) -> Geometry:
         shape = self.graph.shapes[value]
@@ -76,24 +75,24 @@ class _Planner:
     def add_value(self, value: str) -> None:
         self.tensors[value] = Placement(self.geometry(value), self.graph.shapes[value][0])
 
-    def ask(self, tensor: str, window: Window) -> None:
+    def widen(self, tensor: str, window: Window) -> None:
+        """Grow a tensor's halo to what a window reads."""
         old = self.tensors[tensor]
         halo = tuple(max(a, b) for a, b in zip(old.halo, window.halo, strict=True))
         fill = window.fill if window.clean else old.fill
         self.tensors[tensor] = Placement(old.geometry, old.channels, (halo[0], halo[1], halo[2], halo[3]), fill)
-        if window.clean:
-            self.clean.add(tensor)
-            self.windowed[tensor] = window.fill
 
     def fits_in_place(self, value: str, window: Window) -> bool:
         if value not in self.tensors or window.step != (1, 1) or self.tensors[value].geometry != window.geometry:
             return False
-        return not window.clean or self.windowed.get(value, window.fill) == window.fill
+        return not window.clean or value not in self.clean or self.tensors[value].fill == window.fill
 
     def bring(self, value: str, window: Window) -> str:
         """The tensor from which a window reads ``value``; adds a gather step where the value does not fit in place."""
         if self.fits_in_place(value, window):
-            self.ask(value, window)
+            self.widen(value, window)
+            if window.clean:
+                self.clean.add(value)
             return value
         key = (value, window.geometry, window.fill, window.step)
         if key not in self.gathered:
@@ -101,9 +100,8 @@ class _Planner:
             self.gathered[key] = name
             self.tensors[name] = Placement(window.geometry, self.graph.shapes[value][0], fill=window.fill)
             self.steps.append(Gather(name, value, plain=value == self.graph.input, step=window.step))
-        self.ask(self.gathered[key], window)
-        # a gather fills its halo itself, there is nothing to exchange
-        self.clean.discard(self.gathered[key])
+        # a gather fills its halo itself, so the tensor is not among the clean ones, whose halo is exchanged
+        self.widen(self.gathered[key], window)
         return self.gathered[key]
 
     def bring_for(self, node: Conv | Pool) -> tuple[str, Window]:
@@ -164,7 +162,7 @@ def place_buffers(steps: tuple[Step, ...], tensors: dict[str, Placement]) -> tup
         begin, end = life[name]
         size = -(-tensors[name].size // page) * page
         at = 0
-        for low, high, start, stop in sorted((p for p in placed), key=lambda p: p[2]):
+        for low, high, start, stop in sorted(placed, key=lambda p: p[2]):
             if high < begin or low > end or stop <= at:
                 continue
             if start - at >= size:
