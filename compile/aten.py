@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from compile.graph import Add, Conv, Mean, Node, Pool, Shape
+from compile.graph import Activation, Conv, Elementwise, Mean, Node, Pool, Shape
 from compile.passes.fold_batchnorm import tensor_of
 from runtime.errors import UserError
 
@@ -166,12 +166,12 @@ def _batch_norm(state: Import, node: fx.Node) -> None:
     )
 
 
-def _activation(kind: str) -> Reader:
+def _activation(kind: Activation) -> Reader:
     def read(state: Import, node: fx.Node) -> None:
         if kind == "relu6" and tuple(_arguments(node)[1:3]) != (0.0, 6.0):
             raise UserError(f"node {node.name!r} clamps to {node.args[1:]}; the native backend has relu and relu6")
         source = state.value(node.args[0])
-        state.put(node, lambda name: Add(name, source, None, kind), _shape(node))
+        state.put(node, lambda name: Elementwise(name, source, None, activation=kind), _shape(node))
 
     return read
 
@@ -181,7 +181,7 @@ def _add(state: Import, node: fx.Node) -> None:
     names = state.value(left), state.value(right)
     if alpha != 1 or state.shapes[names[0]] != state.shapes[names[1]]:
         raise UserError(f"node {node.name!r} adds with a factor or a broadcast, which the native backend does not have")
-    state.put(node, lambda name: Add(name, names[0], names[1]), _shape(node))
+    state.put(node, lambda name: Elementwise(name, names[0], names[1]), _shape(node))
 
 
 def _pool(maximum: bool) -> Reader:

@@ -1,12 +1,13 @@
 """The compiler's own graph: the few operators of a vision network, with folded weights and fused epilogues.
 
 Values are named; a value's shape is ``(C, H, W)``, the batch is the target's. A linear layer on a flattened map is the
-convolution whose kernel is the whole map, so there is one operator with weights.
+convolution whose kernel is the whole map, so there is one operator with weights. A permuted map ``(B, H, W, C)`` is the
+same value: a reader keeps track of the order of its axes, the graph does not know them.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 import numpy as np
@@ -14,12 +15,19 @@ from numpy.typing import NDArray
 
 Shape: TypeAlias = tuple[int, int, int]
 
+Activation: TypeAlias = Literal[
+    "identity", "relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid", "gelu", "gelu_tanh"
+]
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+"""As torch defines them; ``gelu`` is the exact one (erf), ``gelu_tanh`` its approximation."""
+
 
 class Conv(msgspec.Struct, frozen=True):
-    """``activation(conv(input) + bias + residual)``.
+    """``activation(conv(input) + bias + residual) * factor``.
 
     ``weight`` is ``(N, C/groups, R, S)``, ``padding`` is ``(top, left, bottom, right)``. ``layer`` is the module's
-    qualified name, ``op`` what the user calls it: ``conv2d`` or ``linear``.
+    qualified name, ``op`` what the user calls it: ``conv2d`` or ``linear``. ``residual`` and ``factor`` are values of
+    the result's shape.
     """
 
     output: str
@@ -32,8 +40,9 @@ class Conv(msgspec.Struct, frozen=True):
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
-    activation: str = "identity"
+    activation: Activation = "identity"
     residual: str | None = None
+    factor: str | None = None
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -55,16 +64,37 @@ class Mean(msgspec.Struct, frozen=True):
     input: str
 
 
-class Add(msgspec.Struct, frozen=True):
-    """``activation(left + right)``; ``right`` is ``None`` for an activation on its own."""
+class Elementwise(msgspec.Struct, frozen=True):
+    """``activation(left + right)`` or ``activation(left * right)``; ``right`` is ``None`` for an activation alone.
+
+    ``right`` has the shape of ``left``, or is ``(C, 1, 1)`` and holds for all pixels of a channel (squeeze-excite).
+    """
 
     output: str
     left: str
     right: str | None
-    activation: str = "identity"
+    op: Literal["add", "multiply"] = "add"
+    activation: Activation = "identity"
 
 
-Node: TypeAlias = "Conv | Pool | Mean | Add"
+class Concat(msgspec.Struct, frozen=True):
+    """Maps of one size, one after another along the channels."""
+
+    output: str
+    inputs: tuple[str, ...]
+
+
+class LayerNorm(msgspec.Struct, frozen=True):
+    """Normalises the channels of each pixel by themselves, then ``* weight + bias`` ``(C,)`` each."""
+
+    output: str
+    input: str
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    epsilon: float
+
+
+Node: TypeAlias = "Conv | Pool | Mean | Elementwise | Concat | LayerNorm"
 
 
 class Graph(msgspec.Struct, frozen=True):
@@ -79,7 +109,9 @@ class Graph(msgspec.Struct, frozen=True):
 def reads(node: Node) -> tuple[str, ...]:
     """The values that a node reads."""
     if isinstance(node, Conv):
-        return (node.input,) if node.residual is None else (node.input, node.residual)
-    if isinstance(node, Add):
+        return tuple(value for value in (node.input, node.residual, node.factor) if value is not None)
+    if isinstance(node, Elementwise):
         return (node.left,) if node.right is None else (node.left, node.right)
+    if isinstance(node, Concat):
+        return node.inputs
     return (node.input,)

@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from compile.graph import Conv, Mean, Pool
+from compile.graph import Conv, Elementwise, Mean, Pool
 from compile.native.emit_conv import emit_conv
 from compile.native.emit_moves import emit_add, emit_gather, emit_mean, emit_pool, emit_scatter
 from compile.native.isa import Isa
@@ -15,6 +15,7 @@ from compile.native.plan import Gather, Plan, Scatter, Step
 from compile.native.schedule import Schedule
 from compile.native.weights import WeightFile
 from runtime.abi import ABI_VERSION
+from runtime.errors import UserError
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -59,7 +60,9 @@ def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], file: WeightF
         return emit_pool(plan, step, node)
     if isinstance(node, Mean):
         return emit_mean(plan, step, file)
-    return emit_add(plan, step, node)
+    if isinstance(node, Elementwise):
+        return emit_add(plan, step, node)
+    raise UserError(f"node {node.output!r} is a {type(node).__name__}, which the native backend does not have yet")
 
 
 def _struct(name: str, constants: dict[str, str], comment: str) -> str:

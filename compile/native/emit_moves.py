@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from compile.graph import Add, Pool
+from compile.graph import Elementwise, Pool
 from compile.native.geometry import Placement, gather_table, inside_masks, scatter_table
 from compile.native.pieces import Piece, exchange, literal, origin
 from compile.native.plan import Compute, Gather, Plan, Scatter
@@ -77,7 +77,7 @@ def emit_pool(plan: Plan, step: Compute, node: Pool) -> Piece:
     return _per_row(plan, node.output, constants, call, f"{node.output}: {'max' if node.maximum else 'average'} pool")
 
 
-def emit_add(plan: Plan, step: Compute, node: Add) -> Piece:
+def emit_add(plan: Plan, step: Compute, node: Elementwise) -> Piece:
     """An addition, or an activation on its own."""
     left, target = plan.tensors[step.inputs[0]], plan.tensors[node.output]
     right = plan.tensors[step.inputs[1]] if len(step.inputs) > 1 else None

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from compile.graph import Add, Conv, Graph, Node, Pool, reads
+from compile.graph import Conv, Elementwise, Graph, Node, Pool, reads
 from compile.native.geometry import Geometry, Placement
 from compile.native.window import Window, strided_window, subsampled_window
 
@@ -195,7 +195,7 @@ def _overwrites(step: Step, index: int, last_read: dict[str, int], tensors: dict
         return None
     if isinstance(step.node, Conv):
         operands = step.inputs[1:]
-    elif isinstance(step.node, Add):
+    elif isinstance(step.node, Elementwise):
         operands = step.inputs[:1]
     else:
         return None

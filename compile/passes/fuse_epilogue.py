@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from compile.graph import Add, Conv, Graph, Node, reads
+from compile.graph import Conv, Elementwise, Graph, Node, reads
 
 
 def fuse_epilogue(graph: Graph) -> Graph:
@@ -18,7 +18,7 @@ def fuse_epilogue(graph: Graph) -> Graph:
     while changed:
         changed = False
         for index, node in enumerate(nodes):
-            if isinstance(node, Add):
+            if isinstance(node, Elementwise) and node.op == "add":
                 producer = _producer(nodes, index, node, graph.output)
                 if producer is not None:
                     nodes[producer : index + 1] = _merge(nodes, producer, index)
@@ -27,7 +27,7 @@ def fuse_epilogue(graph: Graph) -> Graph:
     return msgspec.structs.replace(graph, nodes=tuple(nodes))
 
 
-def _producer(nodes: list[Node], index: int, add: Add, output: str) -> int | None:
+def _producer(nodes: list[Node], index: int, add: Elementwise, output: str) -> int | None:
     """Position of the convolution that can take this node over, the latest one."""
     for position in range(index - 1, -1, -1):
         node = nodes[position]
@@ -52,7 +52,7 @@ def _ready(nodes: list[Node], position: int, value: str | None) -> bool:
 def _merge(nodes: list[Node], producer: int, index: int) -> list[Node]:
     conv, add = nodes[producer], nodes[index]
     assert isinstance(conv, Conv)
-    assert isinstance(add, Add)
+    assert isinstance(add, Elementwise)
     residual = conv.residual if add.right is None else (add.right if conv.output == add.left else add.left)
     fused = msgspec.structs.replace(conv, output=add.output, activation=add.activation, residual=residual)
     return [fused, *nodes[producer + 1 : index]]

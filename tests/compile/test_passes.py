@@ -8,7 +8,7 @@ from support import capture_module, prune_randomly
 from torch import nn
 
 from compile.from_torch import read_graph
-from compile.graph import Add, Conv, Mean, Pool
+from compile.graph import Conv, Elementwise, Mean, Pool
 from compile.layers import read_layers
 from compile.passes.fuse_epilogue import fuse_epilogue
 
@@ -96,4 +96,4 @@ def test_a_value_that_others_read_is_not_fused_away() -> None:
             return torch.relu(y) + y
 
     graph = fuse_epilogue(read_graph(capture_module(Fork(), (2, 4, 4), 1)))
-    assert [type(node) for node in graph.nodes] == [Conv, Add, Add]
+    assert [type(node) for node in graph.nodes] == [Conv, Elementwise, Elementwise]
