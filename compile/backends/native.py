@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+import msgspec
+
 from compile.backend import Built
 from compile.capture import Captured
 from compile.from_torch import read_graph
@@ -16,7 +18,7 @@ from compile.native.schedule import Schedule, schedule_conv
 from compile.native.select import choose_plan
 from compile.native.toolchain import build_library
 from compile.passes.fuse_epilogue import fuse_epilogue
-from runtime.abi import LIBRARY_FILE, WEIGHT_FILE
+from runtime.abi import LIBRARY_FILE, STEPS_FILE, WEIGHT_FILE
 from runtime.artifact import Requirements, Target
 
 
@@ -45,6 +47,7 @@ def build(captured: Captured, target: Target, folder: Path) -> Built:
     payload.mkdir(parents=True)
     text.parent.mkdir()
     (payload / WEIGHT_FILE).write_bytes(source.weights)
+    (payload / STEPS_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(source.steps)) + b"\n")
     text.write_text(source.text, encoding="utf-8")
     build_library(text, payload / LIBRARY_FILE, isa)
     chosen = {

@@ -16,13 +16,15 @@ from compile.native.schedule import Schedule
 from compile.native.weights import WeightFile
 from runtime.abi import ABI_VERSION
 from runtime.errors import UserError
+from runtime.steps import StepInfo
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Generated C++ and the bytes of its weight file."""
+    """Generated C++, the bytes of its weight file, and the list of its steps."""
 
     text: str
     weights: bytes
+    steps: tuple[StepInfo, ...]
 
 
 def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa) -> Source:
@@ -45,7 +47,7 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa) -> Source:
         "ST3_ABI(Network)",
         "",
     ]
-    return Source("\n".join(lines), weights)
+    return Source("\n".join(lines), weights, tuple(piece.info for piece in pieces))
 
 
 def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], file: WeightFile) -> Piece:

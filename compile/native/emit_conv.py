@@ -13,6 +13,7 @@ from compile.native.schedule import Schedule
 from compile.native.taps import Taps
 from compile.native.weights import WeightFile
 from compile.native.window import Window
+from runtime.steps import StepInfo
 
 
 def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: WeightFile) -> Piece:
@@ -42,7 +43,9 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
         + exchange(plan, node.output, rows, "S::BOUNDS[group], S::BOUNDS[group + 1]")
     )
     comment = f"{node.layer}: {node.op} {node.weight.shape}, {schedule.format}: {schedule.reason}"
-    return Piece(constants, str(blocks * schedule.cut.groups), body, comment)
+    macs = int(np.count_nonzero(node.weight)) * target.geometry.height * target.geometry.width
+    info = StepInfo(node.output, schedule.format, node.layer, macs * plan.images * plan.groups)
+    return Piece(info, constants, str(blocks * schedule.cut.groups), body, comment)
 
 
 def _constants(

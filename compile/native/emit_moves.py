@@ -9,6 +9,7 @@ from compile.native.geometry import Placement, gather_table, inside_masks, scatt
 from compile.native.pieces import Piece, exchange, literal, origin
 from compile.native.plan import Compute, Gather, Plan, Scatter
 from compile.native.weights import WeightFile
+from runtime.steps import StepInfo
 
 
 def emit_gather(plan: Plan, step: Gather, file: WeightFile) -> Piece:
@@ -32,7 +33,7 @@ def emit_gather(plan: Plan, step: Gather, file: WeightFile) -> Piece:
         f"      gather_row<S>({place}, arena + {plan.offsets[step.target]},\n"
         "          reinterpret_cast<const int32_t*>(weights + S::INDEX), task);\n"
     )
-    return Piece(constants, str(table.shape[0]), body, f"{step.target}: relayout of {step.source}")
+    return Piece(StepInfo(step.target, "relayout"), constants, str(table.shape[0]), body, f"relayout of {step.source}")
 
 
 def emit_scatter(plan: Plan, step: Scatter, file: WeightFile) -> Piece:
@@ -51,7 +52,8 @@ def emit_scatter(plan: Plan, step: Scatter, file: WeightFile) -> Piece:
         f"        scatter_channel<S>(arena + {plan.offsets[step.source]}, output,\n"
         "            reinterpret_cast<const int32_t*>(weights + S::INDEX), channel);\n"
     )
-    return Piece(constants, str(-(-source.channels // 64)), body, f"result from {step.source}")
+    info = StepInfo(step.source, "result")
+    return Piece(info, constants, str(-(-source.channels // 64)), body, f"result from {step.source}")
 
 
 def emit_pool(plan: Plan, step: Compute, node: Pool) -> Piece:
@@ -74,7 +76,7 @@ def emit_pool(plan: Plan, step: Compute, node: Pool) -> Piece:
     }
     start = origin(plan, step.inputs[0], -window.padding[0], -window.padding[1])
     call = f"pool_row<S>(arena + {start}, arena + {origin(plan, node.output)}, row, channel)"
-    return _per_row(plan, node.output, constants, call, f"{node.output}: {'max' if node.maximum else 'average'} pool")
+    return _per_row(plan, node.output, constants, call, "max_pool" if node.maximum else "average_pool")
 
 
 def emit_add(plan: Plan, step: Compute, node: Elementwise) -> Piece:
@@ -92,7 +94,7 @@ def emit_add(plan: Plan, step: Compute, node: Elementwise) -> Piece:
     second = f"arena + {origin(plan, step.inputs[1])}" if right else "nullptr"
     first, result = origin(plan, step.inputs[0]), origin(plan, node.output)
     call = f"add_row<S>(arena + {first}, {second}, arena + {result}, row, channel)"
-    return _per_row(plan, node.output, constants, call, f"{node.output}: {' + '.join(step.inputs)}")
+    return _per_row(plan, node.output, constants, call, "elementwise")
 
 
 def emit_mean(plan: Plan, step: Compute, file: WeightFile) -> Piece:
@@ -121,7 +123,8 @@ def emit_mean(plan: Plan, step: Compute, file: WeightFile) -> Piece:
             f"task * 16, (task < {source.channels // 16} ? task * 16 + 16 : {source.channels})",
         )
     )
-    return Piece(constants, str(-(-source.channels // 16)), body, f"{step.node.output}: mean")
+    info = StepInfo(step.node.output, "mean")
+    return Piece(info, constants, str(-(-source.channels // 16)), body, f"mean of {step.inputs[0]}")
 
 
 def _row_constants(target: Placement) -> dict[str, str]:
@@ -132,7 +135,7 @@ def _row_constants(target: Placement) -> dict[str, str]:
     }
 
 
-def _per_row(plan: Plan, output: str, constants: dict[str, str], call: str, comment: str) -> Piece:
+def _per_row(plan: Plan, output: str, constants: dict[str, str], call: str, kernel: str) -> Piece:
     """A step without weights: one task per row and run of 32 channels."""
     target = plan.tensors[output]
     runs = -(-target.channels // 32)
@@ -142,4 +145,5 @@ def _per_row(plan: Plan, output: str, constants: dict[str, str], call: str, comm
         f"      for (int channel = low; channel < high; channel++) {call};\n"
         + exchange(plan, output, "row, row + 1", "low, high")
     )
-    return Piece(constants, str(target.geometry.rows * runs), body, comment)
+    info = StepInfo(output, kernel)
+    return Piece(info, constants, str(target.geometry.rows * runs), body, f"{kernel} {output}")

@@ -7,11 +7,13 @@ import math
 import msgspec
 
 from compile.native.plan import Plan
+from runtime.steps import StepInfo
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """A step's struct of constants, its number of tasks, and the body of one task (C++)."""
+    """A step: what it is, its struct of constants, its number of tasks, and the body of one task (C++)."""
 
+    info: StepInfo
     constants: dict[str, str]
     tasks: str
     body: str

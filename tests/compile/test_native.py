@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from compile.from_torch import read_graph
 from compile.native.isa import ISAS
 from runtime.abi import LIBRARY_FILE
 from runtime.engine import load
+from runtime.engines.native import NativeEngine
 from runtime.errors import ArtifactError, UserError
 from runtime.machine import cpu_flags
 
@@ -218,6 +220,25 @@ def test_one_engine_in_two_threads_answers_right_or_refuses(compiler: Compiler) 
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(call, range(200)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_a_profile_times_every_step_and_adds_up_to_the_run(compiler: Compiler, batch_size: int) -> None:
+    module = prune_randomly(small_network(), 0.2)
+    artifact = compiler.artifact(module, (3, 64, 64), batch_size, threads=2)
+    engine = load(artifact.folder)
+    assert isinstance(engine, NativeEngine)
+    inputs = {"input": np.ones((batch_size, 3, 64, 64), np.float32)}
+    engine.run(inputs)
+    start = time.perf_counter()
+    times = engine.profile(inputs)
+    whole_ms = (time.perf_counter() - start) * 1e3
+    assert {entry.step.layer for entry in times if entry.step.macs} == {
+        name for name, child in module.named_modules() if isinstance(child, (nn.Conv2d, nn.Linear))
+    }
+    first = times[[entry.step.layer for entry in times].index("0")].step
+    assert first.macs == batch_size * 64 * 64 * int(torch.count_nonzero(module[0].weight))
+    assert 0 < sum(entry.ms for entry in times) <= whole_ms
 
 
 def test_two_loaded_artifacts_share_nothing(compiler: Compiler) -> None:

@@ -55,18 +55,20 @@ class Model {
     return team_.start();
   }
 
-  int run(const float* input, float* output) {
+  // Runs the batch; `step_ns`, where it is not null, must be zeroes and gets each step's mean time over the crews.
+  int run(const float* input, float* output, uint64_t* step_ns) {
     if (busy_.test_and_set(std::memory_order_acquire)) return BUSY;
     if (apart_) {
       next_.store(0, std::memory_order_relaxed);
       team_.run([&](int thread) {
         for (int group; (group = next_.fetch_add(1, std::memory_order_relaxed)) < Network::GROUPS;)
-          run_group(thread, group, input, output);
+          run_group(thread, group, input, output, step_ns);
       });
+      for (int i = 0; step_ns != nullptr && i < Network::STEPS; i++) step_ns[i] /= threads_;
     } else {
       for (int group = 0; group < Network::GROUPS; group++) {
         crew(0).reset();
-        team_.run([&](int) { run_group(0, group, input, output); });
+        team_.run([&](int thread) { run_group(0, group, input, output, thread == 0 ? step_ns : nullptr); });
       }
     }
     busy_.clear(std::memory_order_release);
@@ -78,10 +80,13 @@ class Model {
   static constexpr size_t ARENA = (Network::ARENA + 63) / 64 * 64;
 
   int crews() const { return apart_ ? threads_ : 1; }
-  Crew crew(int index) const { return Crew(apart_ ? 1 : threads_, Network::STEPS, arenas_[index] + ARENA); }
+  Crew crew(int index, Clock* clock = nullptr) const {
+    return Crew(apart_ ? 1 : threads_, Network::STEPS, arenas_[index] + ARENA, clock);
+  }
 
-  void run_group(int index, int group, const float* input, float* output) {
-    Crew mine = crew(index);
+  void run_group(int index, int group, const float* input, float* output, uint64_t* step_ns) {
+    Clock clock{step_ns, step_ns != nullptr ? Clock::now() : 0};
+    Crew mine = crew(index, step_ns != nullptr ? &clock : nullptr);
     Network::run(weights_, mine, arenas_[index], input + group * Network::INPUT_FLOATS,
                  output + group * Network::OUTPUT_FLOATS);
   }
@@ -127,6 +132,10 @@ static void* open_model(const void* weights, uint64_t bytes, int32_t threads, ch
     return st3::open_model<Network>(weights, bytes, threads, error, size);                                        \
   }                                                                                                              \
   ST3_EXPORT int32_t st3_run(void* model, const float* input, float* output) {                                    \
-    return static_cast<st3::Model<Network>*>(model)->run(input, output);                                          \
+    return static_cast<st3::Model<Network>*>(model)->run(input, output, nullptr);                                  \
   }                                                                                                              \
+  ST3_EXPORT int32_t st3_profile(void* model, const float* input, float* output, uint64_t* step_ns) {             \
+    return static_cast<st3::Model<Network>*>(model)->run(input, output, step_ns);                                 \
+  }                                                                                                              \
+  ST3_EXPORT int32_t st3_step_count(void) { return Network::STEPS; }                                                                                                            \
   ST3_EXPORT void st3_close(void* model) { st3::close_model<Network>(model); }

@@ -9,9 +9,11 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 
@@ -37,12 +39,29 @@ static inline void spin_until(Condition condition) {
   }
 }
 
+// Adds up the time of each step as a thread sees it: from the end of the step before to the end of this one.
+struct Clock {
+  uint64_t* step_ns;
+  uint64_t last;
+  static uint64_t now() {
+    timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000ull + time.tv_nsec;
+  }
+  void lap(int step) {
+    const uint64_t time = now();
+    __atomic_fetch_add(step_ns + step, time - last, __ATOMIC_RELAXED);
+    last = time;
+  }
+};
+
 // Counts the tasks of each step of one run. A crew is the whole team, or one thread on its own.
 class Crew {
  public:
   static size_t bytes(int steps) { return steps * sizeof(Counter); }
-  // `memory` is bytes(steps) of zeroes, aligned to a cache line.
-  Crew(int size, int steps, void* memory) : counters_(static_cast<Counter*>(memory)), size_(size), steps_(steps) {}
+  // `memory` is bytes(steps) of zeroes, aligned to a cache line; `clock` is null, or times this thread's steps.
+  Crew(int size, int steps, void* memory, Clock* clock)
+      : counters_(static_cast<Counter*>(memory)), clock_(clock), size_(size), steps_(steps) {}
 
   // Before a run, while no thread is in it.
   void reset() {
@@ -55,6 +74,13 @@ class Crew {
   // Calls task(i) for each i below count, each once, on whichever thread is free; returns when all are done.
   template <class Task>
   void each(int step, int count, Task task) {
+    share(step, count, task);
+    if (__builtin_expect(clock_ != nullptr, 0)) clock_->lap(step);
+  }
+
+ private:
+  template <class Task>
+  void share(int step, int count, Task& task) {
     if (size_ == 1) {
       for (int i = 0; i < count; i++) task(i);
       return;
@@ -67,12 +93,12 @@ class Crew {
     spin_until([&] { return counter.done.load(std::memory_order_acquire) == count; });
   }
 
- private:
   struct alignas(64) Counter {
     std::atomic<int> next{0};
     alignas(64) std::atomic<int> done{0};
   };
   Counter* counters_;
+  Clock* clock_;
   int size_, steps_;
 };
 

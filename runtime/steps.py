@@ -1,0 +1,36 @@
+"""The steps of a generated network, as its compiler listed them, and the time that each took."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from runtime.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class StepInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One step: ``layer`` is empty where it has no weights, ``macs`` are those with a non-zero weight, whole batch."""
+
+    name: str
+    kernel: str
+    layer: str = ""
+    macs: int = 0
+
+
+class StepTime(msgspec.Struct, frozen=True):
+    """Wall time of one step in one run of the whole batch."""
+
+    step: StepInfo
+    ms: float
+
+
+def read_steps(path: Path) -> tuple[StepInfo, ...]:
+    """The list that the compiler wrote; raises ``ArtifactError`` where it is missing or damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=tuple[StepInfo, ...])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); compile the artifact again") from error
