@@ -81,12 +81,12 @@ def _pack_stream(
     packed = offset_stream.pack(node.weight, taps, schedule.cut)
     table = np.zeros(
         (len(packed.segments), len(packed.segments[0])),
-        [("rows", "<i8"), ("entries", "<i8"), ("row_count", "<i4"), ("unused", "<i4")],
+        [("rows", "<i8"), ("entries", "<i8"), ("row_count", "<i4"), ("lines", "<i4")],
     )
     bounds = [0]
     for group, chunks in enumerate(packed.segments):
         for chunk, (rows, entries) in enumerate(chunks):
-            table[group, chunk] = (file.add(rows), file.add(entries), len(rows) - 2, 0)
+            table[group, chunk] = (file.add(rows), file.add(entries), len(rows) - 2, -(-entries.nbytes // 64 // max(1, len(rows) - 2)))
         bounds.append(bounds[-1] + len(chunks[0][0]) - 2)
     constants["int CHUNKS"] = str(table.shape[1])
     constants["long SEGMENTS"] = str(file.add(table))

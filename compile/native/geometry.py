@@ -3,7 +3,7 @@
 A vector holds the same position of several sub-images (and, for larger batches, of several pictures). Neighbours of a
 position are therefore whole vectors at a constant distance, and every tap of a convolution is an aligned load. The
 price is a halo: the vectors just outside the sub-images hold lanes permuted from the opposite border.
-Memory order is ``[row][channel][column][lane]``.
+Memory order is ``[row][channel][column][lane]``, for small maps ``[channel][row][column][lane]``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.graph import Shape
+
+
+# Vectors. In [row][channel] order the rows of a small map are a power of two apart and fall into the same cache sets.
+SMALL_MAP = 28
 
 
 class Geometry(msgspec.Struct, frozen=True):
@@ -79,19 +83,29 @@ class Placement(msgspec.Struct, frozen=True):
         return 4 * self.geometry.lanes
 
     @property
+    def height(self) -> int:
+        """Rows of one channel, halo included."""
+        return self.halo[0] + self.geometry.rows + self.halo[2]
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether a channel's rows lie together: for maps so small that one tile of registers covers all of it."""
+        return self.geometry.rows * self.geometry.columns <= SMALL_MAP
+
+    @property
     def channel_stride(self) -> int:
         """Bytes from one channel to the next."""
-        return self.width * self.vector
+        return self.width * self.vector * (self.height if self.by_channel else 1)
 
     @property
     def row_stride(self) -> int:
         """Bytes from one row to the next."""
-        return self.channels * self.channel_stride
+        return self.width * self.vector * (1 if self.by_channel else self.channels)
 
     @property
     def size(self) -> int:
         """Bytes in all."""
-        return (self.halo[0] + self.geometry.rows + self.halo[2]) * self.row_stride
+        return self.height * self.width * self.vector * self.channels
 
     def offset(self, row: int, column: int) -> int:
         """Bytes from the tensor's start to the vector at a sub-image position (negative ones lie in the halo)."""

@@ -21,9 +21,12 @@ struct Row {
 // One (channel group, chunk): rows and entries as byte offsets into the weight file.
 struct Segment {
   int64_t rows, entries;
-  int32_t row_count, unused;
+  int32_t row_count, lines;  // lines: cache lines of entries per row on average, rounded up
 };
 
+#ifndef AHEAD
+#define AHEAD 2048
+#endif
 // Tiles with few vectors cannot hide the latency of a multiply-add, so they sum in several independent parts.
 template <int VECTORS>
 constexpr int PARTS = VECTORS >= 8 ? 1 : VECTORS >= 4 ? 2 : VECTORS >= 2 ? 4 : 8;
@@ -39,9 +42,11 @@ static inline void accumulate(vec (&sum)[ROWS * COLUMNS], const Entry* entry, co
 
 template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
 [[gnu::noinline]] static void stream_rows(const Row* row, const Row* end, const Entry* entry, const float* bias,
-                                          Place<Step> place) {
+                                          Place<Step> place, int lines) {
   constexpr int P = ROWS * COLUMNS, U = PARTS<P>;
   for (; row != end; row++) {
+    const char* far = reinterpret_cast<const char*>(entry) + AHEAD;
+    for (int i = 0; i < lines; i++) __builtin_prefetch(far + 64 * i, 0, 2);
     vec sum[U][P];
     char* y = place.y + row->channel * Step::Y_CHANNEL;
     if constexpr (FIRST) {
@@ -91,13 +96,13 @@ struct OffsetStream {
       const Entry* entries = reinterpret_cast<const Entry*>(weights + segment->entries);
       const bool first = chunk == 0, last = chunk == Step::CHUNKS - 1;
       if (Step::CHUNKS == 1) {
-        stream_rows<Step, ROWS, COLUMNS, true, true>(rows, end, entries, bias, place);
+        stream_rows<Step, ROWS, COLUMNS, true, true>(rows, end, entries, bias, place, segment->lines);
       } else if (first) {
-        stream_rows<Step, ROWS, COLUMNS, true, false>(rows, end, entries, bias, place);
+        stream_rows<Step, ROWS, COLUMNS, true, false>(rows, end, entries, bias, place, segment->lines);
       } else if (last) {
-        stream_rows<Step, ROWS, COLUMNS, false, true>(rows, end, entries, bias, place);
+        stream_rows<Step, ROWS, COLUMNS, false, true>(rows, end, entries, bias, place, segment->lines);
       } else {
-        stream_rows<Step, ROWS, COLUMNS, false, false>(rows, end, entries, bias, place);
+        stream_rows<Step, ROWS, COLUMNS, false, false>(rows, end, entries, bias, place, segment->lines);
       }
     }
   }
