@@ -86,29 +86,30 @@ class Analysis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Context(msgspec.Struct, frozen=True):
-    """What the rows of one group share: accuracy by artifact, memory by artifact and number of threads."""
+    """What the rows of one group share; accuracy and memory by artifact, in this batch size and number of threads."""
 
     base: Measurement | None
     resolution: float | None
     accuracy: dict[str, float]
-    memory: dict[tuple[str, int], float]
+    memory: dict[str, float]
 
 
 def analyse(session: Measurements) -> Analysis:
     """Derive the rows, failures and warnings of a session."""
     artifacts = {record.digest: record for record in session.artifacts}
     good = [m for m in session.measurements if m.failure is None]
-    values = {(m.artifact, m.metric, m.threads): m.samples[0][0] for m in good if m.metric != "latency"}
-    accuracy = {digest: value for (digest, metric, _), value in values.items() if metric == "accuracy"}
-    memory = {(digest, threads): value for (digest, metric, threads), value in values.items() if metric == "memory"}
     timed = [m for m in good if m.metric == "latency" and not m.control]
     rows: list[Row] = []
     for group in _groups(timed, artifacts):
+        here = [m for m in good if m.batch_size == group[0].batch_size]
         context = _Context(
             base=_base(group, artifacts),
             resolution=resolution_of(good, group[0].batch_size, group[0].threads),
-            accuracy=accuracy,
-            memory=memory,
+            # whatever number of threads: the bits are the same, and it is measured with one number alone
+            accuracy={m.artifact: m.samples[0][0] for m in here if m.metric == "accuracy"},
+            memory={
+                m.artifact: m.samples[0][0] for m in here if m.metric == "memory" and m.threads == group[0].threads
+            },
         )
         made = [_row(m, artifacts[m.artifact], context) for m in group]
         rows += _mark_front(made)
@@ -158,7 +159,7 @@ def _row(m: Measurement, record: ArtifactRecord, around: _Context) -> Row:
     p50, p90 = (percentile(_pooled(m), fraction) for fraction in PERCENTILES)
     speedup = None if around.base is None else ratio(around.base.samples, m.samples)
     lineage = record.lineage
-    peak = around.memory.get((m.artifact, m.threads))
+    peak = around.memory.get(m.artifact)
     # 2 operations a MAC; per millisecond, so 1e6 of them a second are 1e-6 GFLOP per ms
     gflops_per_mac = 2 * m.batch_size / p50 / 1e6
     return Row(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: the batch sizes of an artifact's target
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
     artifact: str
     evaluation: str
+    batch_size: int
     threads: int
     cpus: tuple[int, ...]
     seed: int

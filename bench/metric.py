@@ -43,7 +43,7 @@ class Metric(ABC):
         Args:
             engine: the loaded artifact.
             batches: normalised pictures ``(B, C, H, W)`` with their labels ``(B,)``; the last batch of an
-                evaluation set may be shorter than the artifact's batch size.
+                evaluation set may be shorter than the others.
 
         Returns:
             The raw samples, in ``unit``.

@@ -71,6 +71,7 @@ class Participant:
         request = Load(
             artifact=self.entry.folder,
             evaluation=condition.evaluation,
+            batch_size=condition.batch_size,
             threads=condition.threads,
             cpus=condition.cpus,
             seed=settings.seed,
@@ -109,7 +110,7 @@ def measure(
     """Measure the artifacts of one condition side by side.
 
     Args:
-        entries: artifacts of one batch size.
+        entries: artifacts that are built for the condition's batch size.
         condition: batch size, threads, CPUs and evaluation set.
         settings: the protocol's numbers.
         spawn: starts a worker process.

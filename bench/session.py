@@ -32,10 +32,10 @@ class Plan(msgspec.Struct, frozen=True):
     settings: Settings
 
     def conditions(self) -> Iterator[tuple[Condition, list[Entry]]]:
-        """Each batch size with each number of threads, with the artifacts that belong to it."""
+        """Each batch size with each number of threads, with the artifacts that are built for that size."""
         cpus = usable_cpus()
-        for batch_size in sorted({_batch_size(entry) for entry in self.entries}):
-            entries = [entry for entry in self.entries if _batch_size(entry) == batch_size]
+        for batch_size in sorted({size for entry in self.entries for size in entry.record.target.sizes}):
+            entries = [entry for entry in self.entries if batch_size in entry.record.target.sizes]
             for threads in self.threads:
                 condition = Condition(
                     batch_size=batch_size,
@@ -154,7 +154,3 @@ def run_session(
 
 def _tell(advance: Callable[[str], None], condition: str, step: str) -> None:
     advance(f"{condition}: {step}")
-
-
-def _batch_size(entry: Entry) -> int:
-    return entry.record.target.batch_size

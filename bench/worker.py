@@ -43,6 +43,7 @@ class Bench(msgspec.Struct):
     engine: Engine
     evaluation: EvaluationSet
     inputs: tuple[Batch, ...]
+    batch_size: int
 
 
 def open_bench(request: Load) -> tuple[Bench, Loaded]:
@@ -63,8 +64,8 @@ def open_bench(request: Load) -> tuple[Bench, Loaded]:
         )
     if len(evaluation) == 0:
         raise UserError(f"the evaluation set {evaluation.info.name!r} is empty; train again to rewrite it")
-    inputs = draw_inputs(evaluation, manifest.input.shape[0], request.seed)
-    return Bench(engine=engine, evaluation=evaluation, inputs=inputs), Loaded(cpus=cpus)
+    inputs = draw_inputs(evaluation, request.batch_size, request.seed)
+    return Bench(engine, evaluation, inputs, request.batch_size), Loaded(cpus=cpus)
 
 
 def draw_inputs(evaluation: EvaluationSet, batch_size: int, seed: int) -> tuple[Batch, ...]:
@@ -108,7 +109,7 @@ def sample(bench: Bench, request: Sample) -> Sampled:
             metric.sample(bench.engine, itertools.islice(inputs, request.settle))
         batches = itertools.islice(inputs, request.calls)
     else:
-        batches = bench.evaluation.batches(bench.engine.artifact.manifest.input.shape[0])
+        batches = bench.evaluation.batches(bench.batch_size)
     return Sampled(samples=metric.sample(bench.engine, batches))
 
 

@@ -32,8 +32,14 @@ class Backend(Protocol):
     def uses_zeros(self) -> bool:
         """Whether a sparse checkpoint can run faster through this backend than a dense one."""
 
+    def several_batch_sizes(self) -> bool:
+        """Whether one artifact can hold several batch sizes."""
+
     def build(self, captured: Captured, target: Target, folder: Path) -> Built:
-        """Write ``folder/payload`` (and, if it helps a reader, ``folder/source``)."""
+        """Write ``folder/payload`` (and, if it helps a reader, ``folder/source``).
+
+        The network is captured for the largest of the target's batch sizes.
+        """
 
 
 def backend_names() -> list[str]:

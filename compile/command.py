@@ -10,6 +10,15 @@ import msgspec
 from rich.console import Console
 
 
+def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """``16`` or ``1,16`` of each option: ascending, each once."""
+    try:
+        return tuple(tuple(sorted({int(part) for part in value.split(",")})) for value in values)
+    except ValueError:
+        message = f"{' '.join(values)} is neither a number nor numbers with commas between them"
+        raise click.BadParameter(message, ctx, param) from None
+
+
 @click.command("compile")
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
@@ -19,7 +28,14 @@ from rich.console import Console
     "--backend", "backends", multiple=True, help="Backend; repeat for several.  [default: all that make sense]"
 )
 @click.option(
-    "--batch-size", "batch_sizes", multiple=True, type=int, default=(1,), show_default=True, help="Repeatable."
+    "--batch-size",
+    "batch_sizes",
+    multiple=True,
+    callback=_batch_sizes,
+    default=("1",),
+    show_default=True,
+    metavar="N[,N...]",
+    help="Pictures per run. 1,16: one artifact for both (native). Repeat the option for separate artifacts.",
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads that the engine uses by default.")
 @click.option("--isa", default="native", show_default=True, help="Instruction set for native: avx512, avx2, portable.")
@@ -29,7 +45,7 @@ def compile_(
     checkpoints: tuple[Path, ...],
     out: Path,
     backends: tuple[str, ...],
-    batch_sizes: tuple[int, ...],
+    batch_sizes: tuple[tuple[int, ...], ...],
     threads: int,
     isa: str,
     force: bool,
@@ -40,25 +56,29 @@ def compile_(
     Without --backend a dense checkpoint goes through every CPU backend, a sparse one through those that use zeros.
     """
     from compile.backend import find_backend
-    from compile.lower import backends_for, lower, up_to_date
+    from compile.lower import artifact_name, backends_for, check_batch_sizes, lower, up_to_date
 
     for name in backends:
         find_backend(name)
+    # what is impossible is said before the first artifact takes its time
+    jobs = [(checkpoint, name) for checkpoint in checkpoints for name in backends or backends_for(checkpoint)]
+    for _, name in jobs:
+        for sizes in batch_sizes:
+            check_batch_sizes(name, sizes)
     console = Console(stderr=True)
     made: list[dict[str, object]] = []
-    for checkpoint in checkpoints:
+    for checkpoint, backend in jobs:
         folder = out / checkpoint.resolve().name
-        for backend in backends or tuple(backends_for(checkpoint)):
-            for batch_size in batch_sizes:
-                target = folder / f"{backend}-b{batch_size}"
-                start = time.perf_counter()
-                fresh = not force and isa == "native" and up_to_date(checkpoint, target, threads)
-                if not fresh:
-                    with console.status(f"compiling {checkpoint.name} with {backend}, batch {batch_size}"):
-                        target = lower(checkpoint, folder, backend, batch_size, threads, isa)
-                seconds = time.perf_counter() - start
-                made.append({"artifact": str(target), "backend": backend, "batch_size": batch_size, "fresh": fresh})
-                if not as_json:
-                    click.echo(f"{target}  " + ("up to date" if fresh else f"compiled in {seconds:.1f} s"))
+        for sizes in batch_sizes:
+            target = folder / artifact_name(backend, sizes)
+            start = time.perf_counter()
+            fresh = not force and isa == "native" and up_to_date(checkpoint, target, threads)
+            if not fresh:
+                with console.status(f"compiling {checkpoint.name} with {backend}, batch {','.join(map(str, sizes))}"):
+                    target = lower(checkpoint, folder, backend, sizes, threads, isa)
+            seconds = time.perf_counter() - start
+            made.append({"artifact": str(target), "backend": backend, "batch_sizes": sizes, "fresh": fresh})
+            if not as_json:
+                click.echo(f"{target}  " + ("up to date" if fresh else f"compiled in {seconds:.1f} s"))
     if as_json:
         click.echo(msgspec.json.encode(made).decode())

@@ -36,14 +36,14 @@ TOLERANCE = 1e-4
 _GOLDEN_SEED = 20221201
 
 
-def lower(folder: Path, out: Path, backend_name: str, batch_size: int, threads: int, isa: str) -> Path:
+def lower(folder: Path, out: Path, backend_name: str, batch_sizes: tuple[int, ...], threads: int, isa: str) -> Path:
     """Build one artifact.
 
     Args:
         folder: a checkpoint.
-        out: folder under which the artifact ``<backend>-b<batch_size>`` is written; it replaces an older one whole.
+        out: folder under which the artifact ``artifact_name(...)`` is written; it replaces an older one whole.
         backend_name: which backend builds it.
-        batch_size: pictures per run, fixed in the artifact.
+        batch_sizes: numbers of pictures per run that the artifact is built for, ascending.
         threads: CPU threads that the engine uses unless told otherwise.
         isa: instruction set for the native backend, ``native`` for this machine's.
 
@@ -53,14 +53,16 @@ def lower(folder: Path, out: Path, backend_name: str, batch_size: int, threads: 
     Raises:
         UserError: the checkpoint is damaged, the target impossible, or the backend lacks an operator or a tool.
     """
-    if batch_size < 1 or threads < 1:
-        raise UserError(f"batch size and threads must be 1 or more, got {batch_size} and {threads}")
+    check_batch_sizes(backend_name, batch_sizes)
+    if threads < 1:
+        raise UserError(f"threads must be 1 or more, got {threads}")
     backend = find_backend(backend_name)
-    target = Target("cpu", backend.architecture(isa), "float32", batch_size, threads)
+    largest = batch_sizes[-1]
+    target = Target("cpu", backend.architecture(isa), "float32", largest, threads, batch_sizes)
     checkpoint = load_checkpoint(folder)
     program = checkpoint.exported_program()
-    captured = capture(program, checkpoint.info.preprocessing.shape, batch_size)
-    final = out / f"{backend_name}-b{batch_size}"
+    captured = capture(program, checkpoint.info.preprocessing.shape, largest)
+    final = out / artifact_name(backend_name, batch_sizes)
     part = out / f".{final.name}.part-{os.getpid()}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -77,14 +79,34 @@ def lower(folder: Path, out: Path, backend_name: str, batch_size: int, threads: 
     return final
 
 
+def artifact_name(backend_name: str, batch_sizes: tuple[int, ...]) -> str:
+    """``native-b1`` or, where an artifact holds several batch sizes, ``native-b1-16``."""
+    return f"{backend_name}-b{'-'.join(map(str, batch_sizes))}"
+
+
+def check_batch_sizes(backend_name: str, batch_sizes: tuple[int, ...]) -> None:
+    """Raise ``UserError`` where a size is not positive or the backend cannot hold several in one artifact."""
+    if min(batch_sizes) < 1:
+        raise UserError(f"a batch size must be 1 or more, got {min(batch_sizes)}")
+    if len(batch_sizes) > 1 and not find_backend(backend_name).several_batch_sizes():
+        able = ", ".join(name for name in backend_names() if find_backend(name).several_batch_sizes())
+        listed = ",".join(map(str, batch_sizes))
+        repeated = " ".join(f"--batch-size {size}" for size in batch_sizes)
+        raise UserError(
+            f"an artifact of the backend {backend_name} has one batch size, got {listed}; "
+            f"give {repeated} for an artifact each, or --backend {able}"
+        )
+
+
 def up_to_date(checkpoint: Path, artifact: Path, threads: int) -> bool:
-    """Whether an artifact is whole and was made from this very checkpoint for this many threads."""
+    """Whether an artifact is whole, of this schema, and was made from this very checkpoint for this many threads."""
     try:
         manifest = open_artifact(artifact).manifest
     except ArtifactError:
         return False
     digest = sha256_of(checkpoint / "checkpoint.json")
-    return manifest.lineage.checkpoint_sha256 == digest and manifest.target.threads == threads
+    current = manifest.schema_version == SCHEMA_VERSION
+    return current and manifest.lineage.checkpoint_sha256 == digest and manifest.target.threads == threads
 
 
 def backends_for(checkpoint: Path) -> list[str]:

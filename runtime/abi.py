@@ -7,11 +7,12 @@ import ctypes
 ABI_VERSION = 2
 WEIGHT_MAGIC = b"ST3WGT01"
 
-LIBRARY_FILE = "network.so"
+LIBRARY_FILE = "network.so"  # this and the next two lie in payload/b<N> for each batch size N
 WEIGHT_FILE = "weights.bin"
 STEPS_FILE = "steps.json"
 
-BUSY = 1
+DONE = 0  # what a run returns; another status says that it is running already
+
 _VOID_P, _I32, _U64, _CHAR_P = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint64, ctypes.c_char_p
 
 SIGNATURES: dict[str, tuple[object, list[object]]] = {
@@ -23,3 +24,8 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "st3_close": (None, [_VOID_P]),
 }
 """Result and argument types of each exported function; ``compile/native/kernels/model.h`` defines them."""
+
+
+def batch_folder(batch_size: int) -> str:
+    """The folder below ``payload`` that holds the network compiled for a batch size."""
+    return f"b{batch_size}"

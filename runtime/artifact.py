@@ -3,7 +3,8 @@
 An artifact is a folder::
 
     manifest.json        what it is, what it needs, the digest of every other file
-    payload/             what the engine loads (a shared library and packed weights, an ONNX file, a .pt2 package)
+    payload/             what the engine loads: an ONNX file, a .pt2 package, or payload/b<N>/ with a shared library and
+                         packed weights for each batch size
     golden/inputs.npy    inputs with which the compiler built the reference
     golden/outputs.npy   what the checkpoint itself answered to them
 """
@@ -18,7 +19,7 @@ import msgspec
 from runtime.data import Preprocessing, sha256_of
 from runtime.errors import ArtifactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: Target.batch_sizes; a native payload has a folder per batch size
 MANIFEST = "manifest.json"
 
 
@@ -31,13 +32,28 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an artifact was built for. ``architecture`` is an instruction set (``avx512``, ``avx2``, ``portable``)."""
+    """What an artifact was built for. ``architecture`` is an instruction set (``avx512``, ``avx2``, ``portable``).
+
+    ``batch_size`` is that of the manifest's shapes and of the golden data. ``batch_sizes`` are all that the payload was
+    built for, ascending; ``batch_size`` is the last of them. Empty, as in schema 1, means ``batch_size`` alone.
+    """
 
     device: str
     architecture: str
     dtype: str
     batch_size: int
     threads: int
+    batch_sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = self.sizes
+        if sizes[0] < 1 or sizes[-1] != self.batch_size or list(sizes) != sorted(set(sizes)):
+            raise ValueError(f"batch_sizes {sizes} must be positive, ascending and end with batch_size")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The batch sizes that the payload was built for, ascending."""
+        return self.batch_sizes or (self.batch_size,)
 
 
 class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

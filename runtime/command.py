@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.artifact import artifact_folders
+from runtime.batches import run_all
 from runtime.check import replay
-from runtime.engine import Engine, load
+from runtime.engine import load
 from runtime.errors import UserError
 from runtime.pictures import read_inputs
 
@@ -69,19 +70,6 @@ def run(
         return
     for index, row in enumerate(rows):
         click.echo(f"{index}: " + ", ".join(f"{item['class']} {item['probability']:.4f}" for item in row))
-
-
-def run_all(engine: Engine, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs of any number of pictures, in batches of the artifact's size; the last one is filled up with zeros."""
-    manifest = engine.artifact.manifest
-    size = manifest.input.shape[0]
-    results = []
-    for start in range(0, len(pictures), size):
-        batch = pictures[start : start + size]
-        full = np.zeros(manifest.input.shape, np.float32)
-        full[: len(batch)] = batch
-        results.append(engine.run({manifest.input.name: full})[manifest.output.name][: len(batch)])
-    return np.concatenate(results)
 
 
 def find_artifacts(paths: tuple[Path, ...]) -> list[Path]:

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 
 class Engine(ABC):
-    """A loaded artifact. ``run`` may be called any number of times, from one Python thread at a time."""
+    """A loaded artifact. ``run`` may be called any number of times, from one Python thread at a time.
+
+    Attributes:
+        any_batch_size: whether ``run`` takes every number of pictures, or only the one in the manifest's shapes.
+    """
+
+    any_batch_size = False
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
         self.artifact = artifact
@@ -33,10 +39,11 @@ class Engine(ABC):
         """Run one batch.
 
         Args:
-            inputs: one C-contiguous array by the name, shape and dtype that ``artifact.manifest.input`` gives.
+            inputs: one array by the name, shape and dtype that ``artifact.manifest.input`` gives; its first length
+                may be another where ``any_batch_size``.
 
         Returns:
-            One freshly allocated array by the name of ``artifact.manifest.output``.
+            One freshly allocated array by the name of ``artifact.manifest.output``, with as many rows as the input.
 
         Raises:
             UserError: a name, shape or dtype is not the manifest's.
@@ -51,10 +58,14 @@ class Engine(ABC):
         if set(inputs) != {spec.name}:
             raise UserError(f"this artifact takes one input named {spec.name!r}, got {sorted(inputs)}")
         array = inputs[spec.name]
-        if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+        picture = spec.shape[1:]
+        fits = array.shape[1:] == picture if self.any_batch_size and array.ndim else array.shape == spec.shape
+        if not fits or array.dtype != np.dtype(spec.dtype):
+            wanted = f"(n, {', '.join(map(str, picture))})" if self.any_batch_size else str(spec.shape)
+            advice = "; another batch size needs an artifact compiled for it (st3 compile --batch-size)"
             raise UserError(
-                f"input {spec.name!r} must be {spec.dtype} {spec.shape}, got {array.dtype} {array.shape}; "
-                f"another batch size needs an artifact compiled for it (st3 compile --batch-size)"
+                f"input {spec.name!r} must be {spec.dtype} {wanted}, got {array.dtype} {array.shape}"
+                f"{'' if self.any_batch_size else advice}"
             )
         return np.ascontiguousarray(array)
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import st3
 from compile.backend import find_backend
 from compile.capture import Captured, capture
 from runtime.artifact import (
@@ -24,6 +25,7 @@ from runtime.artifact import (
 )
 from runtime.data import Preprocessing
 from runtime.engine import Engine, load
+from train.models.resnet_cifar import resnet_cifar
 
 torch.set_num_threads(1)
 
@@ -64,7 +66,7 @@ class Compiler:
         self,
         module: nn.Module,
         shape: tuple[int, int, int],
-        batch_size: int = 1,
+        batch_size: int | tuple[int, ...] = 1,
         backend: str = "native",
         isa: str = "native",
         threads: int = 1,
@@ -72,11 +74,13 @@ class Compiler:
         self.count += 1
         folder = self.folder / f"artifact{self.count}"
         folder.mkdir()
-        captured = capture_module(module, shape, batch_size)
+        sizes = batch_size if isinstance(batch_size, tuple) else (batch_size,)
+        largest = sizes[-1]
+        captured = capture_module(module, shape, largest)
         plugin = find_backend(backend)
-        target = Target("cpu", plugin.architecture(isa), "float32", batch_size, threads)
+        target = Target("cpu", plugin.architecture(isa), "float32", largest, threads, sizes)
         built = plugin.build(captured, target, folder)
-        inputs = np.random.default_rng(5).standard_normal((batch_size, *shape)).astype(np.float32)
+        inputs = np.random.default_rng(5).standard_normal((largest, *shape)).astype(np.float32)
         with torch.no_grad():
             outputs = module.eval()(torch.from_numpy(inputs)).numpy()
         (folder / "golden").mkdir()
@@ -117,3 +121,39 @@ class Compiler:
         engine.close()
         assert result.shape == expected.shape
         return float(np.abs(result - expected).max() / max(np.abs(expected).max(), 1e-30))
+
+
+def write_checkpoint(folder: Path, method: str, sparsity: float, pattern: str = "unstructured") -> Path:
+    """A ResNet-8 of width 8 that nobody trained."""
+    torch.manual_seed(0)
+    model = resnet_cifar(depth=8, width=8, channels=1, classes=10)
+    pruner = st3.attach(model, st3.SparsityPlan(sparsity=sparsity, pattern=pattern), method=method)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.weight.normal_(1, 0.4)
+    pruner.step(1.0)
+    pruner.bake()
+    info = st3.CheckpointInfo(
+        recipe="test",
+        method=method,
+        pattern=pattern if sparsity else "dense",
+        plan=pruner.plan,
+        target_sparsity=sparsity,
+        accuracy=0.5,
+        loss=1.0,
+        evaluation="none",
+        preprocessing=Preprocessing((1, 28, 28), (0.3,), (0.3,)),
+        classes=tuple("abcdefghij"),
+        seed=0,
+        epochs=1,
+        steps=1,
+        batch_size=1,
+        device="cpu",
+        threads=1,
+        train_seconds=1.0,
+        commit="unknown",
+        versions={"torch": str(torch.__version__)},
+    )
+    return st3.write_checkpoint(folder, model, info, pruner.patterns).folder

@@ -111,8 +111,8 @@
     document.getElementById("headline").textContent = groups[index].headline;
     for (const part of document.querySelectorAll("[data-condition]")) part.hidden = Number(part.dataset.condition) !== index;
     for (const row of document.querySelectorAll("[data-row]")) row.hidden = !everything.checked && Number(row.dataset.row) !== index;
-    const batch = groups[index].rows[0].batch_size;
-    for (const part of document.querySelectorAll("[data-batch]")) part.hidden = !everything.checked && Number(part.dataset.batch) !== batch;
+    const batch = String(groups[index].rows[0].batch_size);
+    for (const part of document.querySelectorAll("[data-batch]")) part.hidden = !everything.checked && !part.dataset.batch.split(" ").includes(batch);
     document.getElementById("rows").classList.toggle("every", everything.checked);
     draw();
   }

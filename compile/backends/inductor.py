@@ -28,6 +28,11 @@ def uses_zeros() -> bool:
     return False
 
 
+def several_batch_sizes() -> bool:
+    """The package is compiled for one batch size."""
+    return False
+
+
 def build(captured: Captured, target: Target, folder: Path) -> Built:
     """Compile ``payload/model.pt2``.
 

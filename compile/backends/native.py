@@ -11,14 +11,14 @@ from compile.backend import Built
 from compile.capture import Captured
 from compile.from_torch import read_graph
 from compile.graph import Conv
-from compile.native.emit import emit
-from compile.native.isa import cache_bytes, isa_for
+from compile.native.emit import Source, emit
+from compile.native.isa import Isa, cache_bytes, isa_for
 from compile.native.plan import Compute, Plan
 from compile.native.schedule import Schedule, schedule_conv
 from compile.native.select import choose_plan
 from compile.native.toolchain import build_library
 from compile.passes.fuse_epilogue import fuse_epilogue
-from runtime.abi import LIBRARY_FILE, STEPS_FILE, WEIGHT_FILE
+from runtime.abi import LIBRARY_FILE, STEPS_FILE, WEIGHT_FILE, batch_folder
 from runtime.artifact import Requirements, Target
 
 
@@ -32,31 +32,58 @@ def uses_zeros() -> bool:
     return True
 
 
+def several_batch_sizes() -> bool:
+    """Each batch size has a library and packed weights of its own."""
+    return True
+
+
 def build(captured: Captured, target: Target, folder: Path) -> Built:
-    """Generate, pack and compile.
+    """Generate, pack and compile, once per batch size.
 
     Raises:
         UserError: an operator is missing, or there is no C++ compiler.
     """
     isa = isa_for(target.architecture)
     graph = fuse_epilogue(read_graph(captured))
-    plan = choose_plan(graph, target.batch_size, isa, cache_bytes(2))
-    schedules = choose_schedules(plan, target.architecture)
-    source = emit(plan, schedules, isa)
-    payload, text = folder / "payload", folder / "source" / "network.cpp"
+    chosen = {}
+    for size in target.sizes:
+        plan = choose_plan(graph, size, isa, cache_bytes(2))
+        schedules = choose_schedules(plan, target.architecture)
+        place = batch_folder(size)
+        write_network(emit(plan, schedules, isa), isa, folder / "payload" / place, folder / "source" / place)
+        chosen[size] = {
+            step.node.layer: (schedules[step.node.output].format, schedules[step.node.output].reason)
+            for step in plan.steps
+            if isinstance(step, Compute) and isinstance(step.node, Conv)
+        }
+    needs = Requirements(system=platform.system(), machine=platform.machine(), cpu_flags=isa.cpu_flags)
+    return Built(engine="native", formats=merged_formats(chosen), requirements=needs)
+
+
+def write_network(source: Source, isa: Isa, payload: Path, text: Path) -> None:
+    """Write the generated text and weights, and compile the library beside the weights."""
     payload.mkdir(parents=True)
-    text.parent.mkdir()
+    text.mkdir(parents=True)
     (payload / WEIGHT_FILE).write_bytes(source.weights)
     (payload / STEPS_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(source.steps)) + b"\n")
-    text.write_text(source.text, encoding="utf-8")
-    build_library(text, payload / LIBRARY_FILE, isa)
-    chosen = {
-        step.node.layer: (schedules[step.node.output].format, schedules[step.node.output].reason)
-        for step in plan.steps
-        if isinstance(step, Compute) and isinstance(step.node, Conv)
-    }
-    needs = Requirements(system=platform.system(), machine=platform.machine(), cpu_flags=isa.cpu_flags)
-    return Built(engine="native", formats=chosen, requirements=needs)
+    (text / "network.cpp").write_text(source.text, encoding="utf-8")
+    build_library(text / "network.cpp", payload / LIBRARY_FILE, isa)
+
+
+def merged_formats(chosen: dict[int, dict[str, tuple[str, str]]]) -> dict[str, tuple[str, str]]:
+    """Per layer its format and the reason; both by batch size where the sizes differ."""
+    merged = {}
+    for layer in chosen[min(chosen)]:
+        by_size = {size: formats[layer] for size, formats in chosen.items()}
+        distinct = dict.fromkeys(by_size.values())
+        if len({form for form, _ in distinct}) == 1:
+            merged[layer] = next(iter(distinct))
+        else:
+            merged[layer] = (
+                ", ".join(f"batch {size}: {form}" for size, (form, _) in by_size.items()),
+                ", ".join(f"batch {size}: {reason}" for size, (_, reason) in by_size.items()),
+            )
+    return merged
 
 
 def choose_schedules(plan: Plan, architecture: str) -> dict[str, Schedule]:

@@ -29,6 +29,11 @@ def uses_zeros() -> bool:
     return False
 
 
+def several_batch_sizes() -> bool:
+    """The exported model has one fixed batch size."""
+    return False
+
+
 def build(captured: Captured, target: Target, folder: Path) -> Built:
     """Export ``payload/model.onnx`` with its weights inside.
 

@@ -1,87 +1,179 @@
-"""Runs a network that our own generator compiled: a shared library and its packed weights, through ctypes."""
+"""Runs a network that our own generator compiled: shared libraries and their packed weights, through ctypes."""
 
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from runtime.abi import ABI_VERSION, BUSY, LIBRARY_FILE, SIGNATURES, STEPS_FILE, WEIGHT_FILE
+from runtime.abi import ABI_VERSION, DONE, LIBRARY_FILE, SIGNATURES, STEPS_FILE, WEIGHT_FILE, batch_folder
+from runtime.batches import padded, pieces
 from runtime.engine import Engine
 from runtime.errors import ArtifactError, UserError
 from runtime.steps import StepTime, read_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from runtime.artifact import Artifact
 
 
-class NativeEngine(Engine):
-    """One opened network: its weights are memory-mapped, its threads sleep between runs."""
+@final
+class Network:
+    """One batch size: its library and weights, and from ``open`` to ``close`` its tensors and sleeping threads."""
 
-    def __init__(
-        self, artifact: Artifact, threads: int, library: ctypes.CDLL, weights: NDArray[np.uint8], handle: int
-    ) -> None:
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.folder = folder
+        self.threads = threads
+        self.library = _library(folder / LIBRARY_FILE)
+        try:
+            # the library reads this mapping for as long as the handle lives
+            self._weights = np.memmap(folder / WEIGHT_FILE, np.uint8, mode="r")
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"{folder / WEIGHT_FILE} cannot be read ({error}); copy or compile the artifact again"
+            ) from error
+        self._handle = 0
+
+    def open(self) -> int:
+        """The handle; the first call takes memory and threads, or raises ``ArtifactError`` where there are too few."""
+        if not self._handle:
+            message = ctypes.create_string_buffer(256)
+            weights = self._weights
+            handle = self.library.st3_open(weights.ctypes.data, weights.size, self.threads, message, len(message))
+            if not handle:
+                raise ArtifactError(
+                    f"{self.folder / LIBRARY_FILE} cannot be opened: {message.value.decode(errors='replace')}"
+                )
+            self._handle = handle
+        return self._handle
+
+    def close(self) -> None:
+        """Stop the threads and free the tensors."""
+        if self._handle:
+            self.library.st3_close(self._handle)
+            self._handle = 0
+
+
+@final
+class NativeEngine(Engine):
+    """The networks of an artifact, one per batch size that it was compiled for; a batch is cut to fit them.
+
+    The network of the smallest size is opened at once, the others when they are first needed: each has tensors and
+    threads of its own, and the threads of those that do not run sleep.
+    """
+
+    any_batch_size = True
+
+    def __init__(self, artifact: Artifact, threads: int, networks: dict[int, Network]) -> None:
         super().__init__(artifact, threads)
-        self._weights = weights  # the library reads this mapping for as long as the handle lives
-        self._library = library
-        self._handle = handle
-        self._finalizer = weakref.finalize(self, library.st3_close, handle)
+        self._networks = networks
+        self._sizes = tuple(sorted(networks, reverse=True))
+        self._running = threading.Lock()
+        self._finalizer = weakref.finalize(self, _close, tuple(networks.values()))
 
     def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """See ``Engine.run``. A second Python thread that calls while one runs gets a ``UserError``."""
-        return self._call(self._library.st3_run, inputs)
+        """See ``Engine.run``. A second Python thread that calls while one runs gets a ``UserError``.
+
+        The largest compiled batches come first; a rest below the smallest one runs in that, filled up with zeros.
+        """
+        self._begin()
+        try:
+            given = self.checked_input(inputs)
+            spec = self.artifact.manifest.output
+            result = np.empty((len(given), *spec.shape[1:]), np.float32)
+            start = 0
+            for size, count in pieces(len(given), self._sizes):
+                batch, rows = given[start : start + count], result[start : start + count]
+                if count == size:
+                    self._call("st3_run", size, batch, rows)
+                else:
+                    full = np.empty((size, *spec.shape[1:]), np.float32)
+                    self._call("st3_run", size, padded(batch, size), full)
+                    rows[:] = full[:count]
+                start += count
+            return {spec.name: result}
+        finally:
+            self._running.release()
 
     def profile(self, inputs: Mapping[str, NDArray[np.float32]]) -> tuple[StepTime, ...]:
-        """Run one batch as ``run`` does and time each step.
+        """Run one batch of a compiled size as ``run`` does and time each step.
 
         Where each thread runs groups of pictures on its own, a step's time is the mean over the threads, so that the
         times still add up to about the whole.
         """
-        steps = read_steps(self.artifact.payload / STEPS_FILE)
-        step_ns = np.zeros(self._library.st3_step_count(), np.uint64)
-        self._call(self._library.st3_profile, inputs, step_ns.ctypes.data)
-        return tuple(StepTime(step, float(ns) / 1e6) for step, ns in zip(steps, step_ns, strict=True))
-
-    def _call(
-        self, function: Callable[..., int], inputs: Mapping[str, NDArray[np.float32]], *more: int
-    ) -> dict[str, NDArray[np.float32]]:
-        if not self._finalizer.alive:
-            raise UserError("this engine was closed; load the artifact again")
-        given = self.checked_input(inputs)
-        spec = self.artifact.manifest.output
-        result = np.empty(spec.shape, np.float32)
-        status = function(self._handle, given.ctypes.data, result.ctypes.data, *more)
-        if status == BUSY:
-            raise UserError("this engine is running in another thread; load the artifact once per thread")
-        return {spec.name: result}
+        self._begin()
+        try:
+            given = self.checked_input(inputs)
+            size = len(given)
+            if size not in self._networks:
+                compiled = ", ".join(map(str, self._sizes))
+                raise UserError(f"a profile takes a batch of a compiled size ({compiled}), got {size} pictures")
+            network = self._networks[size]
+            steps = read_steps(network.folder / STEPS_FILE)
+            result = np.empty((size, *self.artifact.manifest.output.shape[1:]), np.float32)
+            step_ns = np.zeros(network.library.st3_step_count(), np.uint64)
+            self._call("st3_profile", size, given, result, step_ns.ctypes.data)
+            return tuple(StepTime(step, float(ns) / 1e6) for step, ns in zip(steps, step_ns, strict=True))
+        finally:
+            self._running.release()
 
     def close(self) -> None:
-        """Stop the threads and free the tensors."""
-        self._finalizer()
+        """Stop the threads and free the tensors; waits for a run in another thread."""
+        with self._running:
+            self._finalizer()
+
+    def _begin(self) -> None:
+        """Claim the engine for this thread."""
+        if not self._running.acquire(blocking=False):
+            raise UserError("this engine is running in another thread; load the artifact once per thread")
+        if not self._finalizer.alive:
+            self._running.release()
+            raise UserError("this engine was closed; load the artifact again")
+
+    def _call(
+        self, function: str, size: int, batch: NDArray[np.float32], result: NDArray[np.float32], *more: int
+    ) -> None:
+        network = self._networks[size]
+        status = getattr(network.library, function)(network.open(), batch.ctypes.data, result.ctypes.data, *more)
+        assert status == DONE, f"{function} returned {status}"
 
 
 def load(artifact: Artifact, threads: int) -> Engine:
-    """Open the library; raises ``ArtifactError`` where it cannot be loaded or does not fit its weights."""
-    path = artifact.payload / LIBRARY_FILE
+    """Load the libraries; raises ``ArtifactError`` where one cannot be loaded or does not fit its weights."""
+    target = artifact.manifest.target
+    folders = {size: artifact.payload / batch_folder(size) for size in target.sizes}
+    for size, folder in folders.items():
+        if f"payload/{folder.name}/{LIBRARY_FILE}" not in artifact.manifest.files:
+            raise ArtifactError(
+                f"{artifact.folder} has no {folder.name}/{LIBRARY_FILE} for batch size {size}: it was compiled by an "
+                f"older st3; compile it again"
+            )
+    networks = {size: Network(folder, threads) for size, folder in folders.items()}
+    networks[min(networks)].open()
+    return NativeEngine(artifact, threads, networks)
+
+
+def _library(path: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path.resolve()))
+        version = library.st3_abi_version()
+        if version != ABI_VERSION:
+            raise ArtifactError(f"{path} speaks ABI {version}, this runtime {ABI_VERSION}; compile again or update st3")
         for name, (result, arguments) in SIGNATURES.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         raise ArtifactError(f"{path} cannot be loaded ({error}); compile it on a system like this one") from error
-    version = library.st3_abi_version()
-    if version != ABI_VERSION:
-        raise ArtifactError(f"{path} speaks ABI {version}, this runtime {ABI_VERSION}; compile again or update st3")
-    weights = np.memmap(artifact.payload / WEIGHT_FILE, np.uint8, mode="r")
-    message = ctypes.create_string_buffer(256)
-    handle = library.st3_open(weights.ctypes.data, weights.size, threads, message, len(message))
-    if not handle:
-        raise ArtifactError(f"{path} cannot be opened: {message.value.decode(errors='replace')}")
-    return NativeEngine(artifact, threads, library, weights, handle)
+    return library
+
+
+def _close(networks: tuple[Network, ...]) -> None:
+    for network in networks:
+        network.close()

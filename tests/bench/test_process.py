@@ -36,7 +36,7 @@ def worker() -> Iterator[ProcessWorker]:
 
 
 def load(worker: ProcessWorker, artifact: Path, evaluation: Path) -> Loaded:
-    request = Load(artifact=str(artifact), evaluation=str(evaluation), threads=1, cpus=usable_cpus()[:1], seed=0)
+    request = Load(str(artifact), str(evaluation), batch_size=32, threads=1, cpus=usable_cpus()[:1], seed=0)
     answer = worker.ask(request, 60)
     assert isinstance(answer, Loaded)
     return answer

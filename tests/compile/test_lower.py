@@ -10,53 +10,16 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from torch import nn
+from support import write_checkpoint as write
 
 import st3
 from compile.backend import backend_names, find_backend
 from compile.lower import backends_for, lower, up_to_date
 from runtime.artifact import list_files, open_artifact, write_manifest
 from runtime.check import replay
-from runtime.data import Preprocessing
 from runtime.engine import load
 from runtime.errors import ArtifactError, UserError
 from st3.cli import main
-from train.models.resnet_cifar import resnet_cifar
-
-
-def write(folder: Path, method: str, sparsity: float, pattern: str = "unstructured") -> Path:
-    torch.manual_seed(0)
-    model = resnet_cifar(depth=8, width=8, channels=1, classes=10)
-    pruner = st3.attach(model, st3.SparsityPlan(sparsity=sparsity, pattern=pattern), method=method)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.1)
-                module.weight.normal_(1, 0.4)
-    pruner.step(1.0)
-    pruner.bake()
-    info = st3.CheckpointInfo(
-        recipe="test",
-        method=method,
-        pattern=pattern if sparsity else "dense",
-        plan=pruner.plan,
-        target_sparsity=sparsity,
-        accuracy=0.5,
-        loss=1.0,
-        evaluation="none",
-        preprocessing=Preprocessing((1, 28, 28), (0.3,), (0.3,)),
-        classes=tuple("abcdefghij"),
-        seed=0,
-        epochs=1,
-        steps=1,
-        batch_size=1,
-        device="cpu",
-        threads=1,
-        train_seconds=1.0,
-        commit="unknown",
-        versions={"torch": str(torch.__version__)},
-    )
-    return st3.write_checkpoint(folder, model, info, pruner.patterns).folder
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +30,7 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", [name for name in backend_names() if name != "inductor"])
 @pytest.mark.parametrize("batch_size", [1, 6])
 def test_artifact_answers_like_its_checkpoint(sparse: Path, tmp_path: Path, name: str, batch_size: int) -> None:
-    folder = lower(sparse, tmp_path, name, batch_size, threads=1, isa="native")
+    folder = lower(sparse, tmp_path, name, (batch_size,), threads=1, isa="native")
     assert folder == tmp_path / f"{name}-b{batch_size}"
     engine = load(folder, threads=2)
     result = replay(engine)
@@ -86,12 +49,12 @@ def test_artifact_answers_like_its_checkpoint(sparse: Path, tmp_path: Path, name
 
 
 def test_inductor_package_answers_like_its_checkpoint(sparse: Path, tmp_path: Path) -> None:
-    engine = load(lower(sparse, tmp_path, "inductor", 2, threads=1, isa="native"))
+    engine = load(lower(sparse, tmp_path, "inductor", (2,), threads=1, isa="native"))
     assert replay(engine).error < 1e-5
 
 
 def test_native_runs_sparse_layers_sparse(sparse: Path, tmp_path: Path) -> None:
-    folder = lower(sparse, tmp_path, "native", 1, threads=1, isa="portable")
+    folder = lower(sparse, tmp_path, "native", (1,), threads=1, isa="portable")
     manifest = open_artifact(folder).manifest
     formats = {layer.name: layer.format for layer in manifest.layers}
     for layer in manifest.layers:
@@ -99,15 +62,15 @@ def test_native_runs_sparse_layers_sparse(sparse: Path, tmp_path: Path) -> None:
     assert "offset_stream" in formats.values()
     assert manifest.target.architecture == "portable"
     dense = write(tmp_path / "dense", "dense", 0.0)
-    big = open_artifact(lower(dense, tmp_path / "d", "native", 1, 1, "portable"))
+    big = open_artifact(lower(dense, tmp_path / "d", "native", (1,), 1, "portable"))
     small = open_artifact(folder)
-    weights = [a.manifest.files["payload/weights.bin"].size_bytes for a in (big, small)]
+    weights = [a.manifest.files["payload/b1/weights.bin"].size_bytes for a in (big, small)]
     assert weights[1] < 0.6 * weights[0]
 
 
 def test_two_to_four_survives_compilation(tmp_path: Path) -> None:
     checkpoint = write(tmp_path / "nm", "st3", 0.5, "2:4")
-    manifest = open_artifact(lower(checkpoint, tmp_path, "onnxruntime", 1, 1, "native")).manifest
+    manifest = open_artifact(lower(checkpoint, tmp_path, "onnxruntime", (1,), 1, "native")).manifest
     patterns = {layer.name: layer.pattern for layer in manifest.layers}
     assert patterns["conv"] == "dense"  # one input channel
     assert [p for name, p in patterns.items() if name != "conv"] == ["2:4"] * 9
@@ -133,11 +96,11 @@ def test_command_compiles_once(sparse: Path, tmp_path: Path) -> None:
 
 
 def test_a_refused_build_keeps_the_old_artifact(sparse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = lower(sparse, tmp_path, "native", 1, 1, "portable")
+    old = lower(sparse, tmp_path, "native", (1,), 1, "portable")
     digest = open_artifact(old).digest
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match="no-such-compiler"):
-        lower(sparse, tmp_path, "native", 1, 1, "portable")
+        lower(sparse, tmp_path, "native", (1,), 1, "portable")
     assert open_artifact(old).digest == digest
     assert not list(tmp_path.glob(".*"))
 
@@ -147,7 +110,9 @@ def test_a_refused_build_keeps_the_old_artifact(sparse: Path, tmp_path: Path, mo
     [
         (["--backend", "abacus"], "unknown backend 'abacus'; choose one of inductor, native, onnxruntime"),
         (["--isa", "mmx"], "unknown instruction set 'mmx'; choose one of native, avx512, avx2, portable"),
-        (["--batch-size", "0"], "must be 1 or more"),
+        (["--batch-size", "0"], "a batch size must be 1 or more, got 0"),
+        (["--batch-size", "1,-4"], "a batch size must be 1 or more, got -4"),
+        (["--batch-size", "1;4"], "1;4 is neither a number nor numbers with commas"),
         (["--threads", "0"], "must be 1 or more"),
     ],
 )
@@ -159,7 +124,7 @@ def test_impossible_targets_are_refused(sparse: Path, tmp_path: Path, options: l
 
 
 def test_an_onnx_file_that_onnx_runtime_cannot_read(sparse: Path, tmp_path: Path) -> None:
-    folder = lower(sparse, tmp_path, "onnxruntime", 1, 1, "native")
+    folder = lower(sparse, tmp_path, "onnxruntime", (1,), 1, "native")
     manifest = open_artifact(folder).manifest
     (folder / "payload/model.onnx").write_bytes(b"no model")
     write_manifest(folder, msgspec.structs.replace(manifest, files=list_files(folder)))
@@ -176,7 +141,7 @@ def test_every_backend_says_whether_it_uses_zeros() -> None:
 
 
 def test_golden_data_is_what_torch_says(sparse: Path, tmp_path: Path) -> None:
-    folder = lower(sparse, tmp_path, "onnxruntime", 3, 1, "native")
+    folder = lower(sparse, tmp_path, "onnxruntime", (3,), 1, "native")
     inputs, outputs = np.load(folder / "golden/inputs.npy"), np.load(folder / "golden/outputs.npy")
     program = st3.load_checkpoint(sparse).exported_program()
     with torch.no_grad():

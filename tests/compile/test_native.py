@@ -18,7 +18,7 @@ from torch import nn
 
 from compile.from_torch import read_graph
 from compile.native.isa import ISAS
-from runtime.abi import LIBRARY_FILE
+from runtime.abi import LIBRARY_FILE, batch_folder
 from runtime.engine import load
 from runtime.engines.native import NativeEngine
 from runtime.errors import ArtifactError, UserError
@@ -268,7 +268,7 @@ def test_without_a_compiler_the_error_says_what_to_install(compiler: Compiler, m
 
 def test_the_library_needs_nothing_but_libc(compiler: Compiler) -> None:
     artifact = compiler.artifact(prune_randomly(small_network(), 0.2), (3, 32, 32))
-    library = (artifact.payload / LIBRARY_FILE).read_bytes()
+    library = (artifact.payload / batch_folder(1) / LIBRARY_FILE).read_bytes()
     assert b"libc.so" in library
     assert b"libstdc++" not in library
     assert b"libgcc_s" not in library

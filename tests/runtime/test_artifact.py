@@ -26,7 +26,7 @@ def test_a_whole_artifact_opens_and_answers_right(artifact: Path) -> None:
     assert result.passed
     assert result.error < 1e-5
     opened = open_artifact(artifact)
-    assert opened.size_bytes == sum(p.stat().st_size for p in (artifact / "payload").iterdir())
+    assert opened.size_bytes == sum(p.stat().st_size for p in (artifact / "payload/b2").iterdir())
 
 
 def test_no_folder_and_no_manifest(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_damaged_manifest(artifact: Path, raw: bytes) -> None:
 
 def test_newer_schema(artifact: Path) -> None:
     edit(artifact, lambda data: data.update(schema_version=99, something_new=True))
-    with pytest.raises(ArtifactError, match=r"schema 99.*reads up to 1.*update st3"):
+    with pytest.raises(ArtifactError, match=r"schema 99.*reads up to 2.*update st3"):
         open_artifact(artifact)
 
 
@@ -55,6 +55,9 @@ def test_newer_schema(artifact: Path) -> None:
     [
         (lambda d: d.update(unknown=1), "damaged.*unknown"),
         (lambda d: d["target"].update(batch_size="two"), "batch_size"),
+        (lambda d: d["target"].update(batch_sizes=[2, 1]), r"batch_sizes.*ascending and end with batch_size"),
+        (lambda d: d["target"].update(batch_sizes=[0, 2]), r"batch_sizes.*positive"),
+        (lambda d: d["target"].update(batch_size=4), r"batch_sizes.*end with batch_size"),
         (lambda d: d["tolerance"].update(relative=None), "tolerance"),
         (lambda d: d["preprocessing"].update(std=[0.0]), "std positive"),
         (lambda d: d["preprocessing"].update(shape=[-1, 8, 8]), "positive"),
@@ -71,7 +74,7 @@ def test_foreign_manifest(artifact: Path, change: Callable[[dict], None], messag
         open_artifact(artifact)
 
 
-@pytest.mark.parametrize("name", ["payload/weights.bin", "payload/network.so", "golden/outputs.npy"])
+@pytest.mark.parametrize("name", ["payload/b2/weights.bin", "payload/b2/network.so", "golden/outputs.npy"])
 def test_truncated_changed_and_missing_files(artifact: Path, name: str) -> None:
     path = artifact / name
     raw = path.read_bytes()
@@ -87,7 +90,7 @@ def test_truncated_changed_and_missing_files(artifact: Path, name: str) -> None:
 
 
 def test_symbolic_links_are_refused(artifact: Path, tmp_path: Path) -> None:
-    path = artifact / "payload/weights.bin"
+    path = artifact / "payload/b2/weights.bin"
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ArtifactError, match="symbolic link"):
@@ -95,7 +98,7 @@ def test_symbolic_links_are_refused(artifact: Path, tmp_path: Path) -> None:
 
 
 def test_weights_of_another_artifact_are_refused_even_unverified(artifact: Path) -> None:
-    path = artifact / "payload/weights.bin"
+    path = artifact / "payload/b2/weights.bin"
     raw = bytearray(path.read_bytes())
     raw[8] ^= 1
     path.write_bytes(raw)
@@ -104,7 +107,7 @@ def test_weights_of_another_artifact_are_refused_even_unverified(artifact: Path)
 
 
 def test_a_library_that_is_none(artifact: Path) -> None:
-    path = artifact / "payload/network.so"
+    path = artifact / "payload/b2/network.so"
     path.write_bytes(b"\x7fELF" + bytes(path.stat().st_size - 4))
     with pytest.raises(ArtifactError, match="cannot be loaded"):
         load(artifact, verify=False)
