@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +11,24 @@ from compile.native.taps import Taps
 
 ENTRY = np.dtype([("weight", "<f4"), ("offset", "<i4")])
 ROW = np.dtype([("channel", "<i4"), ("count", "<i4")])
+SEGMENT = np.dtype([("row", "<i4"), ("row_count", "<i4"), ("entry", "<i4"), ("lines", "<i4")])
 # Density from which the dense kernel is faster; see LOG.md for the measurement.
 BREAK_EVEN = 0.8
-_SENTINELS = 2  # the kernel prefetches the output of two rows ahead
+_SENTINELS = 2  # the kernel fetches the output of two rows ahead
+_LINE = 64
 
 
 class OffsetStream(msgspec.Struct, frozen=True):
-    """Packed weights: ``segments[group][chunk]`` is ``(rows, entries)``; ``rows`` ends with two sentinels."""
+    """Packed weights, in the order in which they are run: chunk by chunk, in each the rows of all groups.
 
-    segments: tuple[tuple[tuple[NDArray[np.void], NDArray[np.void]], ...], ...]
+    ``segments`` ``(chunks, groups)`` says where the rows and entries of each begin; ``bounds`` ``(groups + 1,)`` are
+    output channels; ``rows`` ends with sentinels.
+    """
+
+    bounds: NDArray[np.int32]
+    segments: NDArray[np.void]
+    rows: NDArray[np.void]
+    entries: NDArray[np.void]
 
 
 def reject(weight: NDArray[np.float32]) -> str | None:
@@ -39,33 +46,34 @@ def pack(weight: NDArray[np.float32], taps: Taps, cut: Cut) -> OffsetStream:
         cut: a row without entries is left out of all chunks but the first and last, which begin and end its sum;
             groups get about equal numbers of entries.
     """
-    chunk, groups = cut.chunk, cut.groups
-    channel, offset = taps.input_channel(weight.shape), taps.offsets(weight.shape)
-    count = -(-taps.channels // chunk)
-    kept = weight != 0
-    bounds = balanced(kept.reshape(len(weight), -1).sum(1), groups)
-    segments = []
-    for low, high in pairwise(bounds):
-        row_chunks = []
-        for index in range(count):
-            inside = kept[low:high] & (channel[low:high] // chunk == index)
-            ends = index in (0, count - 1)
-            row_chunks.append(_segment(weight[low:high], offset[low:high], inside, low, keep_empty=ends))
-        segments.append(tuple(row_chunks))
-    return OffsetStream(tuple(segments))
+    outputs, chunks = len(weight), -(-taps.channels // cut.chunk)
+    place = np.flatnonzero(weight)
+    row = place // weight[0].size
+    chunk = taps.input_channel(weight.shape).reshape(-1)[place] // cut.chunk
+    order = np.argsort(chunk, kind="stable")
+    entries = np.zeros(len(place), ENTRY)
+    entries["weight"] = weight.reshape(-1)[place[order]]
+    entries["offset"] = taps.offsets(weight.shape).reshape(-1)[place[order]]
+    counts = np.bincount(chunk * outputs + row, minlength=chunks * outputs).reshape(chunks, outputs)
+    listed = counts > 0
+    listed[0] = listed[-1] = True
+    bounds = balanced(counts.sum(0), cut.groups)
+    rows = np.zeros(np.count_nonzero(listed) + _SENTINELS, ROW)
+    rows["channel"][:-_SENTINELS] = np.nonzero(listed)[1]
+    rows["channel"][-_SENTINELS:] = outputs - 1
+    rows["count"][:-_SENTINELS] = counts[listed]
+    return OffsetStream(np.array(bounds, np.int32), _segments(counts, listed, bounds), rows, entries)
 
 
 def unpack(packed: OffsetStream, taps: Taps, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
     """The exact weight that was packed."""
     weight = np.zeros(shape, np.float32)
     offset = taps.offsets(shape)
-    for group in packed.segments:
-        for rows, entries in group:
-            at = 0
-            for row in rows[: len(rows) - _SENTINELS]:
-                for entry in entries[at : at + row["count"]]:
-                    weight[row["channel"]][offset[row["channel"]] == entry["offset"]] = entry["weight"]
-                at += row["count"]
+    at = 0
+    for row in packed.rows[:-_SENTINELS]:
+        for entry in packed.entries[at : at + row["count"]]:
+            weight[row["channel"]][offset[row["channel"]] == entry["offset"]] = entry["weight"]
+        at += row["count"]
     return weight
 
 
@@ -78,16 +86,13 @@ def balanced(work: NDArray[np.int64], parts: int) -> list[int]:
     return bounds
 
 
-def _segment(
-    weight: NDArray[np.float32], offset: NDArray[np.int64], inside: NDArray[np.bool_], first: int, keep_empty: bool
-) -> tuple[NDArray[np.void], NDArray[np.void]]:
-    counts = inside.reshape(len(weight), -1).sum(1)
-    channels = np.arange(len(weight)) if keep_empty else np.flatnonzero(counts)
-    rows = np.zeros(len(channels) + _SENTINELS, ROW)
-    rows["channel"][: len(channels)] = channels + first
-    rows["count"][: len(channels)] = counts[channels]
-    rows["channel"][len(channels) :] = rows["channel"][len(channels) - 1] if len(channels) else first
-    entries = np.zeros(int(counts.sum()), ENTRY)
-    entries["weight"] = weight[inside]
-    entries["offset"] = offset[inside]
-    return rows, entries
+def _segments(counts: NDArray[np.int64], listed: NDArray[np.bool_], bounds: list[int]) -> NDArray[np.void]:
+    starts = bounds[:-1]
+    found = np.zeros((len(counts), len(starts)), SEGMENT)
+    row_counts = np.add.reduceat(listed, starts, axis=1, dtype=np.int64)
+    entry_counts = np.add.reduceat(counts, starts, axis=1)
+    found["row_count"] = row_counts
+    found["row"] = (np.cumsum(row_counts) - row_counts.reshape(-1)).reshape(row_counts.shape)
+    found["entry"] = (np.cumsum(entry_counts) - entry_counts.reshape(-1)).reshape(entry_counts.shape)
+    found["lines"] = -(-entry_counts * ENTRY.itemsize // _LINE // np.maximum(row_counts, 1))
+    return found

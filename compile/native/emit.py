@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import msgspec
@@ -11,7 +12,7 @@ from compile.native.emit_conv import emit_conv
 from compile.native.emit_moves import emit_add, emit_gather, emit_mean, emit_pool, emit_scatter
 from compile.native.isa import Isa
 from compile.native.pieces import Piece, literal, tensor_index
-from compile.native.plan import Gather, Plan, Scatter, Step
+from compile.native.plan import Compute, Gather, Plan, Scatter, Step
 from compile.native.schedule import Schedule
 from compile.native.weights import WeightFile
 from runtime.abi import ABI_VERSION
@@ -28,26 +29,52 @@ class Source(msgspec.Struct, frozen=True):
 
 
 def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa) -> Source:
-    """Generate the network; ``schedules`` has one entry per convolution, by output name."""
+    """Generate the network; ``schedules`` has one entry per convolution, by output name.
+
+    The text depends on the format and tile of each layer, not on how its weights are cut: sources that differ in
+    nothing but ``Schedule.cut`` have the same text, and their weight files fit the same library.
+    """
     file = WeightFile()
     tensors = {name: _tensor_struct(plan, name, file) for name in sorted(plan.clean)}
     pieces = [_piece(plan, step, schedules, file) for step in plan.steps]
-    weights, content = file.finish()
+    shapes = _shapes(pieces)
+    body = [
+        *(_struct(f"Tensor{tensor_index(plan, name)}", constants, name) for name, constants in tensors.items()),
+        *(_struct(name, dict(constants), "") for constants, name in shapes.items()),
+        _network(plan, pieces, shapes),
+    ]
+    content = _content(plan, body)
     lines = [
         "// Generated; what the names mean is said in the headers.",
         f"#define ST3_ABI_VERSION {ABI_VERSION}",
         f"#define ST3_LANES {isa.lanes}",
+        f"#define ST3_CONTENT {content:#x}ull",
         *(f'#include "{name}.h"' for name in ("model", "move", "offset_stream", "dense", "pool")),
         "namespace {",
         "using namespace st3;",
-        *(_struct(f"Tensor{tensor_index(plan, name)}", constants, name) for name, constants in tensors.items()),
-        *(_struct(f"Step{i}", piece.constants, piece.comment) for i, piece in enumerate(pieces)),
-        _network(plan, pieces, len(weights), content),
+        *body,
         "}  // namespace",
         "ST3_ABI(Network)",
         "",
     ]
-    return Source("\n".join(lines), weights, tuple(piece.info for piece in pieces))
+    return Source("\n".join(lines), file.finish(content), tuple(piece.info for piece in pieces))
+
+
+def _shapes(pieces: list[Piece]) -> dict[tuple[tuple[str, str], ...], str]:
+    """A name for each set of constants: layers of one shape share one struct, and so one piece of machine code."""
+    found: dict[tuple[tuple[str, str], ...], str] = {}
+    for piece in pieces:
+        found.setdefault(tuple(piece.constants.items()), f"Shape{len(found)}")
+    return found
+
+
+def _content(plan: Plan, body: list[str]) -> int:
+    """A number that ties a library to the weight files it can run, however their weights are cut."""
+    digest = hashlib.sha256("".join(body).encode())
+    for step in plan.steps:
+        if isinstance(step, Compute) and isinstance(step.node, Conv):
+            digest.update(step.node.weight.tobytes() + step.node.bias.tobytes())
+    return int.from_bytes(digest.digest()[:8], "little")
 
 
 def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], file: WeightFile) -> Piece:
@@ -69,23 +96,22 @@ def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], file: WeightF
 
 def _struct(name: str, constants: dict[str, str], comment: str) -> str:
     body = "".join(f"  static constexpr {key} = {value};\n" for key, value in constants.items())
-    return f"// {comment}\nstruct {name} {{\n{body}}};"
+    return (f"// {comment}\n" if comment else "") + f"struct {name} {{\n{body}}};"
 
 
-def _network(plan: Plan, pieces: list[Piece], weight_bytes: int, content: int) -> str:
+def _network(plan: Plan, pieces: list[Piece], shapes: dict[tuple[tuple[str, str], ...], str]) -> str:
     channels, height, width = plan.graph.shapes[plan.graph.input]
     outputs = math.prod(plan.graph.shapes[plan.graph.output])
     constants = {
         "int STEPS": str(len(pieces)),
         "int GROUPS": str(plan.groups),
         "long ARENA": str(plan.size),
-        "uint64_t WEIGHT_BYTES": str(weight_bytes),
-        "uint64_t CONTENT": f"{content:#x}ull",
         "long INPUT_FLOATS": str(plan.images * channels * height * width),
         "long OUTPUT_FLOATS": str(plan.images * outputs),
     }
     body = "".join(
-        f"    crew.each({i}, {piece.tasks}, [&](int task) {{\n      using S = Step{i};\n{piece.body}    }});\n"
+        f"    {{  // {piece.comment}\n      using S = {shapes[tuple(piece.constants.items())]};\n"
+        f"      {piece.setup}crew.each({i}, {piece.tasks}, [&](int task) {{\n{piece.body}      }});\n    }}\n"
         for i, piece in enumerate(pieces)
     )
     head = "  static void run(const char* weights, Crew& crew, char* arena, const float* input, float* output) {\n"
@@ -99,6 +125,6 @@ def _tensor_struct(plan: Plan, name: str, file: WeightFile) -> dict[str, str]:
     return {
         "long CHANNEL": str(placement.channel_stride),
         "float FILL": literal(placement.fill),
-        "long EDGES": str(file.add(edges)),
-        "long START": str(file.add(start)),
+        "int EDGES": str(file.add(edges)),
+        "int START": str(file.add(start)),
     }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compile.formats import dense, offset_stream
 from compile.graph import Conv
 from compile.native.geometry import Placement
-from compile.native.pieces import Piece, exchange, origin
+from compile.native.pieces import Piece, array, exchange, origin
 from compile.native.plan import Compute, Plan
 from compile.native.schedule import Schedule
 from compile.native.taps import Taps
@@ -17,7 +18,7 @@ from runtime.steps import StepInfo
 
 
 def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: WeightFile) -> Piece:
-    """A convolution: one task per block of output rows and group of output channels."""
+    """A convolution: one task per block of output rows and part of the output channels."""
     assert step.window is not None
     window, source, target = step.window, plan.tensors[step.inputs[0]], plan.tensors[node.output]
     residual = plan.tensors[step.inputs[1]] if len(step.inputs) > 1 else None
@@ -29,23 +30,27 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
         window.dilation[0] * source.row_stride,
         window.dilation[1] * source.vector,
     )
-    constants = _constants(node, window, source, target, residual, schedule) | {"long BIAS": str(file.add(node.bias))}
+    constants = _constants(node, window, source, target, residual, schedule)
     pack = _pack_dense if schedule.format == "dense" else _pack_stream
-    kernel, bounds = pack(node, schedule, taps, constants, file)
-    constants[f"int BOUNDS[{len(bounds)}]"] = "{" + ", ".join(map(str, bounds)) + "}"
+    cut, kernel = pack(node, schedule, taps, file)
     addend = f"arena + {origin(plan, step.inputs[1])}" if residual else "nullptr"
+    setup = (
+        f"const Cut cut({array('int32_t', cut)});\n      const int parts = crew.parts({blocks}, cut.groups);\n      "
+    )
     rows = f"block * S::TILE_ROWS, (block + 1 < {blocks} ? (block + 1) * S::TILE_ROWS : S::ROWS)"
     body = (
-        "      const int block = task / S::GROUPS, group = task % S::GROUPS;\n"
-        f"      each_tile<S>(block, {kernel[0]}<S>{{weights,\n"
-        f"          arena + {origin(plan, step.inputs[0], -window.padding[0], -window.padding[1])},\n"
-        f"          arena + {origin(plan, node.output)}, {addend}, {kernel[1]}}});\n"
-        + exchange(plan, node.output, rows, "S::BOUNDS[group], S::BOUNDS[group + 1]")
+        "        const int block = task / parts, part = task % parts;\n"
+        "        const int low = cut.groups * part / parts, high = cut.groups * (part + 1) / parts;\n"
+        f"        each_tile<S>(block, {kernel}\n"
+        f"            arena + {origin(plan, step.inputs[0], -window.padding[0], -window.padding[1])},\n"
+        f"            arena + {origin(plan, node.output)}, {addend},\n"
+        f"            {array('float', file.add(node.bias))}, low, high}});\n"
+        + exchange(plan, node.output, rows, "cut.bounds[low], cut.bounds[high]")
     )
     comment = f"{node.layer}: {node.op} {node.weight.shape}, {schedule.format}: {schedule.reason}"
     macs = int(np.count_nonzero(node.weight)) * target.geometry.height * target.geometry.width
     info = StepInfo(node.output, schedule.format, node.layer, macs * plan.images * plan.groups)
-    return Piece(info, constants, str(blocks * schedule.cut.groups), body, comment)
+    return Piece(info, constants, f"{blocks} * parts", body, comment, setup)
 
 
 def _constants(
@@ -56,13 +61,15 @@ def _constants(
     residual: Placement | None,
     schedule: Schedule,
 ) -> dict[str, str]:
-    """What both kernels must know; the strides are in bytes."""
+    """What the kernels must know of a shape; the strides are in bytes."""
     return {
         "int ROWS": str(target.geometry.rows),
         "int COLUMNS": str(target.geometry.columns),
         "int TILE_ROWS": str(schedule.tile_rows),
         "int TILE_COLUMNS": str(schedule.tile_columns),
+        "int BLOCK": str(schedule.cut.block),
         "int CHANNELS": str(target.channels),
+        "int TAPS": str(node.weight[0].size),
         "long X_ROW": str(window.stride[0] * source.row_stride),
         "long X_COLUMN": str(window.stride[1] * source.vector),
         "long Y_ROW": str(target.row_stride),
@@ -71,41 +78,27 @@ def _constants(
         "long R_ROW": str(residual.row_stride if residual else 0),
         "long R_CHANNEL": str(residual.channel_stride if residual else 0),
         "Activation ACTIVATION": node.activation.upper(),
-        "int GROUPS": str(schedule.cut.groups),
     }
 
 
-def _pack_stream(
-    node: Conv, schedule: Schedule, taps: Taps, constants: dict[str, str], file: WeightFile
-) -> tuple[tuple[str, str], list[int]]:
+def _pack_stream(node: Conv, schedule: Schedule, taps: Taps, file: WeightFile) -> tuple[int, str]:
+    """The number of the cut in the weight file, and the beginning of the kernel's constructor."""
     packed = offset_stream.pack(node.weight, taps, schedule.cut)
-    table = np.zeros(
-        (len(packed.segments), len(packed.segments[0])),
-        [("rows", "<i8"), ("entries", "<i8"), ("row_count", "<i4"), ("lines", "<i4")],
+    arrays = ", ".join(
+        array(kind, file.add(part))
+        for kind, part in (("Segment", packed.segments), ("Row", packed.rows), ("Entry", packed.entries))
     )
-    bounds = [0]
-    for group, chunks in enumerate(packed.segments):
-        for chunk, (rows, entries) in enumerate(chunks):
-            table[group, chunk] = (file.add(rows), file.add(entries), len(rows) - 2, -(-entries.nbytes // 64 // max(1, len(rows) - 2)))
-        bounds.append(bounds[-1] + len(chunks[0][0]) - 2)
-    constants["int CHUNKS"] = str(table.shape[1])
-    constants["long SEGMENTS"] = str(file.add(table))
-    return ("OffsetStream", "group"), bounds
+    return _add_cut(file, len(packed.segments), packed.bounds), f"OffsetStream<S>{{{arrays}, cut.chunks, cut.groups,"
 
 
-def _pack_dense(
-    node: Conv, schedule: Schedule, taps: Taps, constants: dict[str, str], file: WeightFile
-) -> tuple[tuple[str, str], list[int]]:
+def _pack_dense(node: Conv, schedule: Schedule, taps: Taps, file: WeightFile) -> tuple[int, str]:
     packed = dense.pack(node.weight, taps, schedule.cut)
-    total = packed.offsets.size
-    constants["int BLOCK"] = str(schedule.cut.block)
-    constants["int TAPS"] = str(total)
-    constants["int CHUNK_TAPS"] = str(min(total, schedule.cut.chunk * (total // taps.channels)))
-    constants["long OFFSETS"] = str(file.add(packed.offsets))
-    constants["long MATRIX"] = str(file.add(packed.matrix))
-    blocks = len(packed.matrix)
-    bounds = [
-        min(len(node.weight), blocks * part // schedule.cut.groups * schedule.cut.block)
-        for part in range(schedule.cut.groups + 1)
-    ]
-    return ("Dense", "S::BOUNDS[group], S::BOUNDS[group + 1]"), bounds
+    blocks, block = len(packed.matrix), schedule.cut.block
+    groups = min(schedule.cut.groups, blocks)
+    bounds = np.minimum(len(node.weight), block * (blocks * np.arange(groups + 1) // groups))
+    arrays = f"{array('int32_t', file.add(packed.offsets))}, {array('float', file.add(packed.matrix))}"
+    return _add_cut(file, -(-taps.channels // schedule.cut.chunk), bounds), f"Dense<S>{{{arrays}, cut,"
+
+
+def _add_cut(file: WeightFile, chunks: int, bounds: NDArray[np.integer]) -> int:
+    return file.add(np.concatenate(([chunks, len(bounds) - 1], bounds)).astype(np.int32))

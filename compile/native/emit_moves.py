@@ -6,7 +6,7 @@ import numpy as np
 
 from compile.graph import Elementwise, Pool
 from compile.native.geometry import Placement, gather_table, inside_masks, scatter_table
-from compile.native.pieces import Piece, exchange, literal, origin
+from compile.native.pieces import Piece, array, exchange, literal, origin
 from compile.native.plan import Compute, Gather, Plan, Scatter
 from compile.native.weights import WeightFile
 from runtime.steps import StepInfo
@@ -27,11 +27,10 @@ def emit_gather(plan: Plan, step: Gather, file: WeightFile) -> Piece:
         "long TARGET_CHANNEL": str(target.channel_stride),
         "long TARGET_ROW": str(target.row_stride),
         "float FILL": literal(target.fill),
-        "long INDEX": str(file.add(table)),
     }
     body = (
         f"      gather_row<S>({place}, arena + {plan.offsets[step.target]},\n"
-        "          reinterpret_cast<const int32_t*>(weights + S::INDEX), task);\n"
+        f"          {array('int32_t', file.add(table))}, task);\n"
     )
     return Piece(StepInfo(step.target, "relayout"), constants, str(table.shape[0]), body, f"relayout of {step.source}")
 
@@ -45,12 +44,11 @@ def emit_scatter(plan: Plan, step: Scatter, file: WeightFile) -> Piece:
         "int IMAGES": str(geometry.images),
         "int PIXELS": str(geometry.height * geometry.width),
         "long SOURCE_CHANNEL": str(source.channel_stride),
-        "long INDEX": str(file.add(scatter_table(source))),
     }
     body = (
         f"      for (int channel = task * 64; channel < S::CHANNELS && channel < task * 64 + 64; channel++)\n"
         f"        scatter_channel<S>(arena + {plan.offsets[step.source]}, output,\n"
-        "            reinterpret_cast<const int32_t*>(weights + S::INDEX), channel);\n"
+        f"            {array('int32_t', file.add(scatter_table(source)))}, channel);\n"
     )
     info = StepInfo(step.source, "result")
     return Piece(info, constants, str(-(-source.channels // 64)), body, f"result from {step.source}")
@@ -110,12 +108,11 @@ def emit_mean(plan: Plan, step: Compute, file: WeightFile) -> Piece:
         "long X_ROW": str(source.row_stride),
         "long X_CHANNEL": str(source.channel_stride),
         "long Y_CHANNEL": str(target.channel_stride),
-        "long INSIDE": str(file.add(inside_masks(source))),
     }
     body = (
         f"      for (int channel = task * 16; channel < {source.channels} && channel < task * 16 + 16; channel++)\n"
         f"        mean_channel<S>(arena + {origin(plan, step.inputs[0])}, arena + {origin(plan, step.node.output)},\n"
-        "            reinterpret_cast<const int32_t*>(weights + S::INSIDE), channel);\n"
+        f"            {array('int32_t', file.add(inside_masks(source)))}, channel);\n"
         + exchange(
             plan,
             step.node.output,

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from compile.graph import Shape
 
-
 # Vectors. In [row][channel] order the rows of a small map are a power of two apart and fall into the same cache sets.
 SMALL_MAP = 28
 

@@ -11,13 +11,18 @@ from runtime.steps import StepInfo
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """A step: what it is, its struct of constants, its number of tasks, and the body of one task (C++)."""
+    """A step: what it is, its struct of constants, its number of tasks, and the body of one task (C++).
+
+    ``constants`` describe the shape alone, since steps of one shape share their machine code; what differs from step to
+    step (places in the arena, arrays in the weight file) stands in the body. ``setup`` runs before the tasks.
+    """
 
     info: StepInfo
     constants: dict[str, str]
     tasks: str
     body: str
     comment: str
+    setup: str = ""
 
 
 def literal(value: float) -> str:
@@ -25,6 +30,11 @@ def literal(value: float) -> str:
     if math.isinf(value):
         return "-__builtin_inff()" if value < 0 else "__builtin_inff()"
     return f"{value:.9g}f" if "." in f"{value:.9g}" or "e" in f"{value:.9g}" else f"{value:.9g}.0f"
+
+
+def array(kind: str, number: int | str) -> str:
+    """C++ pointer to an array of the weight file."""
+    return f"array<{kind}>(weights, {number})"
 
 
 def tensor_index(plan: Plan, tensor: str) -> int:
@@ -44,6 +54,5 @@ def exchange(plan: Plan, tensor: str, rows: str, channels: str) -> str:
     name = f"Tensor{tensor_index(plan, tensor)}"
     return (
         f"      exchange<{name}>(arena + {plan.offsets[tensor]},\n"
-        f"          reinterpret_cast<const Edge*>(weights + {name}::EDGES),\n"
-        f"          reinterpret_cast<const int32_t*>(weights + {name}::START), {rows}, {channels});\n"
+        f"          {array('Edge', f'{name}::EDGES')}, {array('int32_t', f'{name}::START')}, {rows}, {channels});\n"
     )

@@ -33,7 +33,7 @@ class Schedule(msgspec.Struct, frozen=True):
 _L2_FMA_CYCLES = 1.25
 _L1_FMA_CYCLES = 0.55
 _ROW_CYCLES = 8.0
-_TASKS = 8
+_GROUPS = 8
 
 
 def schedule_conv(conv: Conv, window: Window, source: Placement, target: Placement, isa: Isa, l1: int) -> Schedule:
@@ -106,5 +106,5 @@ def _cost(
     sums = outputs * chunks * (vectors * 1.2 + _ROW_CYCLES)
     fill = chunks * footprint / 32 + (nonzeros * 8 / block) / 48
     cycles = tiles * (steps * per_tap + sums + fill)
-    groups = max(1, min(-(-_TASKS // blocks_down), outputs // (8 * block)))
+    groups = max(1, min(_GROUPS, outputs // (8 * block)))
     return Schedule(form, reason, rows, columns, Cut(chunk, groups, block), cycles)

@@ -1,8 +1,6 @@
-"""The weight file of a generated network: aligned blocks behind a header, addressed by byte offset."""
+"""The weight file of a generated network: a header, a directory, and aligned arrays."""
 
 from __future__ import annotations
-
-import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,24 +11,27 @@ _ALIGN = 64
 
 
 class WeightFile:
-    """Collects arrays; ``add`` returns where one will lie."""
+    """Collects arrays; ``add`` returns the number under which the generated code finds one.
+
+    The code knows numbers, not offsets, so that one library can run weights that were packed in different ways.
+    """
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
-        self._size = _ALIGN  # the header's place
 
     def add(self, array: NDArray[np.generic]) -> int:
-        """Append an array; its byte offset in the file, a multiple of 64."""
-        at = self._size
-        raw = np.ascontiguousarray(array).tobytes()
-        raw += bytes(-len(raw) % _ALIGN)
-        self._parts.append(raw)
-        self._size += len(raw)
-        return at
+        """Append an array, which will lie at a multiple of 64 bytes; its number in the file's directory."""
+        self._parts.append(_padded(np.ascontiguousarray(array).tobytes()))
+        return len(self._parts) - 1
 
-    def finish(self) -> tuple[bytes, int]:
-        """The whole file, and the 64-bit content number that the library checks."""
-        body = b"".join(self._parts)
-        content = int.from_bytes(hashlib.sha256(body).digest()[:8], "little")
-        header = WEIGHT_MAGIC + content.to_bytes(8, "little")
-        return header + bytes(_ALIGN - len(header)) + body, content
+    def finish(self, content: int) -> bytes:
+        """The whole file: header with the 64-bit ``content`` number and the length, directory, arrays."""
+        first = _ALIGN + -(-8 * len(self._parts) // _ALIGN) * _ALIGN
+        offsets = first + np.concatenate(([0], np.cumsum([len(part) for part in self._parts])))
+        numbers = np.array([content, offsets[-1]], np.uint64)
+        header = _padded(WEIGHT_MAGIC + numbers.astype("<u8").tobytes())
+        return b"".join([header, _padded(offsets[:-1].astype("<i8").tobytes()), *self._parts])
+
+
+def _padded(raw: bytes) -> bytes:
+    return raw + bytes(-len(raw) % _ALIGN)

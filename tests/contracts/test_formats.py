@@ -46,7 +46,7 @@ def test_offset_stream_of_a_grouped_convolution() -> None:
     plugin = find_format("offset_stream")
     packed = plugin.pack(weight, taps, Cut(4))
     assert np.array_equal(plugin.unpack(packed, taps, shape), weight)
-    _, entries = packed.segments[0][0]
+    entries = packed.entries
     # the second half of the outputs reads the second half of the input channels
     assert entries["offset"].max() >= 2 * 1024
     assert len(entries) == np.count_nonzero(weight)
@@ -63,6 +63,6 @@ def test_groups_share_the_work() -> None:
     weight[:4] = 1.0  # all the work in the first tenth of the channels
     plugin = find_format("offset_stream")
     packed = plugin.pack(weight, Taps(16, 1, 64, 64, 64), Cut(16, groups=2))
-    work = [sum(len(entries) for _, entries in group) for group in packed.segments]
+    work = np.diff([*packed.segments["entry"][0], len(packed.entries)])
     assert sum(work) == 64
     assert max(work) <= 48

@@ -39,21 +39,23 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
 
 template <class Step>
 struct Dense {
-  const char* weights;
+  const int32_t* offsets;
+  const float* matrix;
+  Cut cut;
   const char* input;
   char* output;
   const char* residual;
-  int first, last;  // output channels of this task, multiples of BLOCK
+  const float* bias;
+  int low, high;  // groups of this task
 
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
     const Place<Step> place(input, output, residual, row, column);
-    const float* bias = reinterpret_cast<const float*>(weights + Step::BIAS);
-    const int32_t* offsets = reinterpret_cast<const int32_t*>(weights + Step::OFFSETS);
-    const float* matrix = reinterpret_cast<const float*>(weights + Step::MATRIX);
-    for (int start = 0; start < Step::TAPS; start += Step::CHUNK_TAPS) {
-      const int taps = Step::TAPS - start < Step::CHUNK_TAPS ? Step::TAPS - start : Step::CHUNK_TAPS;
-      const bool begins = start == 0, ends = start + taps == Step::TAPS;
+    const int first = cut.bounds[low], last = cut.bounds[high];
+    for (int chunk = 0; chunk < cut.chunks; chunk++) {
+      const int start = static_cast<long>(Step::TAPS) * chunk / cut.chunks;
+      const int taps = static_cast<long>(Step::TAPS) * (chunk + 1) / cut.chunks - start;
+      const bool begins = chunk == 0, ends = chunk == cut.chunks - 1;
       for (int channel = first; channel < last; channel += Step::BLOCK) {
         const float* block = matrix + static_cast<long>(channel) * Step::TAPS + static_cast<long>(start) * Step::BLOCK;
         if (begins && ends) {

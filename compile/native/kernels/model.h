@@ -16,7 +16,8 @@ enum Status { DONE = 0, BUSY = 1 };
 
 struct WeightHeader {
   char magic[8];
-  uint64_t content;  // digest of the bytes that follow; the library was generated for exactly these
+  uint64_t content;  // of the network and its weights; the library was generated for these
+  uint64_t bytes;    // length of the file
 };
 
 // Zeroed memory, on huge pages where the system gives them: a network's tensors are walked over at every run.
@@ -109,7 +110,9 @@ static void close_model(void* model) {
 template <class Network>
 static void* open_model(const void* weights, uint64_t bytes, int32_t threads, char* error, uint64_t error_size) {
   WeightHeader header;
-  if (bytes != Network::WEIGHT_BYTES || (memcpy(&header, weights, sizeof header), header.content != Network::CONTENT)) {
+  memset(&header, 0, sizeof header);
+  if (bytes >= sizeof header) memcpy(&header, weights, sizeof header);
+  if (header.bytes != bytes || header.content != ST3_CONTENT) {
     snprintf(error, error_size, "the weight file does not belong to this library");
     return nullptr;
   }

@@ -18,15 +18,15 @@ struct Row {
   int32_t count;    // entries in this chunk
 };
 
-// One (channel group, chunk): rows and entries as byte offsets into the weight file.
+// One (chunk, group): its first row and entry, and the cache lines of entries per row on average, rounded up.
 struct Segment {
-  int64_t rows, entries;
-  int32_t row_count, lines;  // lines: cache lines of entries per row on average, rounded up
+  int32_t row, row_count, entry, lines;
 };
 
-#ifndef AHEAD
-#define AHEAD 2048
-#endif
+// How far ahead entries are fetched: they come from the last-level cache or memory at every run, page by page, which
+// the processor's own fetching does not bridge.
+constexpr long AHEAD = 2048;
+
 // Tiles with few vectors cannot hide the latency of a multiply-add, so they sum in several independent parts.
 template <int VECTORS>
 constexpr int PARTS = VECTORS >= 8 ? 1 : VECTORS >= 4 ? 2 : VECTORS >= 2 ? 4 : 8;
@@ -79,30 +79,33 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
 
 template <class Step>
 struct OffsetStream {
-  const char* weights;
+  const Segment* segments;
+  const Row* rows;
+  const Entry* entries;
+  int chunks, groups;
   const char* input;
   char* output;
   const char* residual;
-  int group;
+  const float* bias;
+  int low, high;  // groups of this task
 
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
     const Place<Step> place(input, output, residual, row, column);
-    const Segment* segment = reinterpret_cast<const Segment*>(weights + Step::SEGMENTS) + group * Step::CHUNKS;
-    const float* bias = reinterpret_cast<const float*>(weights + Step::BIAS);
-    for (int chunk = 0; chunk < Step::CHUNKS; chunk++, segment++) {
-      const Row* rows = reinterpret_cast<const Row*>(weights + segment->rows);
-      const Row* end = rows + segment->row_count;
-      const Entry* entries = reinterpret_cast<const Entry*>(weights + segment->entries);
-      const bool first = chunk == 0, last = chunk == Step::CHUNKS - 1;
-      if (Step::CHUNKS == 1) {
-        stream_rows<Step, ROWS, COLUMNS, true, true>(rows, end, entries, bias, place, segment->lines);
-      } else if (first) {
-        stream_rows<Step, ROWS, COLUMNS, true, false>(rows, end, entries, bias, place, segment->lines);
-      } else if (last) {
-        stream_rows<Step, ROWS, COLUMNS, false, true>(rows, end, entries, bias, place, segment->lines);
+    for (int chunk = 0; chunk < chunks; chunk++) {
+      const Segment* first = segments + chunk * groups + low;
+      const Segment* last = segments + chunk * groups + high - 1;
+      const Row* begin = rows + first->row;
+      const Row* end = rows + last->row + last->row_count;  // the groups of a chunk lie one after another
+      const Entry* entry = entries + first->entry;
+      if (chunks == 1) {
+        stream_rows<Step, ROWS, COLUMNS, true, true>(begin, end, entry, bias, place, first->lines);
+      } else if (chunk == 0) {
+        stream_rows<Step, ROWS, COLUMNS, true, false>(begin, end, entry, bias, place, first->lines);
+      } else if (chunk == chunks - 1) {
+        stream_rows<Step, ROWS, COLUMNS, false, true>(begin, end, entry, bias, place, first->lines);
       } else {
-        stream_rows<Step, ROWS, COLUMNS, false, false>(rows, end, entries, bias, place, segment->lines);
+        stream_rows<Step, ROWS, COLUMNS, false, false>(begin, end, entry, bias, place, first->lines);
       }
     }
   }

@@ -71,6 +71,17 @@ class Crew {
     }
   }
 
+  // Into how many parts each of `blocks` pieces of work is cut, `most` at the most, so that all threads are busy to the
+  // end. More parts than that cost: each brings the piece's input into its cache.
+  int parts(int blocks, int most) const {
+    if (size_ == 1) return 1;
+    for (int parts = 1; parts < most; parts++) {
+      const int tasks = blocks * parts, rounds = (tasks + size_ - 1) / size_;
+      if (tasks >= 2 * size_ && tasks >= 0.93 * rounds * size_) return parts;
+    }
+    return most;
+  }
+
   // Calls task(i) for each i below count, each once, on whichever thread is free; returns when all are done.
   template <class Task>
   void each(int step, int count, Task task) {

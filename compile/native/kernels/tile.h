@@ -7,6 +7,14 @@
 
 namespace st3 {
 
+// How a layer's weights are cut: chunks of input channels that run one after another, groups of output channels that may
+// run on different threads and end at `bounds`.
+struct Cut {
+  int chunks, groups;
+  const int32_t* bounds;
+  explicit Cut(const int32_t* array) : chunks(array[0]), groups(array[1]), bounds(array + 2) {}
+};
+
 // Calls kernel.template run<ROWS, COLUMNS>(row, column) for each tile of the block.
 template <int ROWS, class Step, class Kernel>
 static inline void each_column_tile(int row, const Kernel& kernel) {

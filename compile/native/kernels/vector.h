@@ -15,6 +15,12 @@ constexpr long VECTOR = 4L * LANES;  // bytes
 typedef float vec __attribute__((vector_size(4 * ST3_LANES), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * ST3_LANES), may_alias));
 
+// The array with a number in a weight file: its directory of offsets follows the header of 64 bytes.
+template <class T>
+static inline const T* array(const char* weights, int number) {
+  return reinterpret_cast<const T*>(weights + reinterpret_cast<const int64_t*>(weights + 64)[number]);
+}
+
 static inline vec load(const char* at) { return *reinterpret_cast<const vec*>(at); }
 static inline void store(char* at, vec value) { *reinterpret_cast<vec*>(at) = value; }
 static inline vec splat(float value) { return value - vec{}; }  // x - 0 is x, for -0 too
