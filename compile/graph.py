@@ -46,7 +46,11 @@ class Conv(msgspec.Struct, frozen=True):
 
 
 class Pool(msgspec.Struct, frozen=True):
-    """Max or average over a window; ``padding`` as in ``Conv``; an average divides by the whole window."""
+    """Max or average over a window; ``padding`` as in ``Conv``.
+
+    An average divides by the whole window, or, where ``counted`` is given, by the positions of the window that lie in
+    the picture extended by ``counted`` (top, left, bottom, right): all zeros if padding is not to be counted.
+    """
 
     output: str
     input: str
@@ -55,6 +59,21 @@ class Pool(msgspec.Struct, frozen=True):
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
     dilation: tuple[int, int] = (1, 1)
+    counted: tuple[int, int, int, int] | None = None
+
+
+class AdaptivePool(msgspec.Struct, frozen=True):
+    """Max or average over ``rows`` x ``columns`` windows that cover the map, as torch defines them.
+
+    Window ``i`` of ``n`` over a length ``L`` is ``floor(i L / n) <= position < ceil((i + 1) L / n)``; windows may
+    overlap, and there may be more of them than pixels.
+    """
+
+    output: str
+    input: str
+    maximum: bool
+    rows: int
+    columns: int
 
 
 class Mean(msgspec.Struct, frozen=True):
@@ -94,7 +113,7 @@ class LayerNorm(msgspec.Struct, frozen=True):
     epsilon: float
 
 
-Node: TypeAlias = "Conv | Pool | Mean | Elementwise | Concat | LayerNorm"
+Node: TypeAlias = "Conv | Pool | AdaptivePool | Mean | Elementwise | Concat | LayerNorm"
 
 
 class Graph(msgspec.Struct, frozen=True):
