@@ -14,7 +14,7 @@ from compile.graph import Conv
 from compile.native.emit import Source, emit
 from compile.native.isa import Isa, cache_bytes, isa_for
 from compile.native.plan import Compute, Plan
-from compile.native.schedule import Schedule, schedule_conv
+from compile.native.schedule import Schedule, candidates
 from compile.native.select import choose_plan
 from compile.native.toolchain import build_library
 from compile.passes.fuse_epilogue import fuse_epilogue
@@ -48,7 +48,7 @@ def build(captured: Captured, target: Target, folder: Path) -> Built:
     chosen = {}
     for size in target.sizes:
         plan = choose_plan(graph, size, isa, cache_bytes(2))
-        schedules = choose_schedules(plan, target.architecture)
+        schedules = choose_schedules(plan, isa)
         place = batch_folder(size)
         write_network(emit(plan, schedules, isa), isa, folder / "payload" / place, folder / "source" / place)
         chosen[size] = {
@@ -86,13 +86,11 @@ def merged_formats(chosen: dict[int, dict[str, tuple[str, str]]]) -> dict[str, t
     return merged
 
 
-def choose_schedules(plan: Plan, architecture: str) -> dict[str, Schedule]:
+def choose_schedules(plan: Plan, isa: Isa) -> dict[str, Schedule]:
     """One schedule per convolution of a plan, by output name."""
-    isa, l1 = isa_for(architecture), cache_bytes(1)
-    schedules = {}
-    for step in plan.steps:
-        if isinstance(step, Compute) and isinstance(step.node, Conv):
-            assert step.window is not None
-            source, target = plan.tensors[step.inputs[0]], plan.tensors[step.node.output]
-            schedules[step.node.output] = schedule_conv(step.node, step.window, source, target, isa, l1)
-    return schedules
+    l1 = cache_bytes(1)
+    return {
+        step.node.output: candidates(plan, step, isa, l1)[0]
+        for step in plan.steps
+        if isinstance(step, Compute) and isinstance(step.node, Conv)
+    }

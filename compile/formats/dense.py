@@ -13,6 +13,8 @@ from compile.native.taps import Taps
 class Dense(msgspec.Struct, frozen=True):
     """``matrix`` is ``(N/block rounded up, C*R*S, block)``, ``offsets`` ``(C*R*S,)`` in bytes."""
 
+    chunks: int
+    bounds: NDArray[np.int32]
     matrix: NDArray[np.float32]
     offsets: NDArray[np.int32]
 
@@ -32,7 +34,12 @@ def pack(weight: NDArray[np.float32], taps: Taps, cut: Cut) -> Dense:
     padded = np.zeros((blocks * block, weight[0].size), np.float32)
     padded[:outputs] = weight.reshape(outputs, -1)
     matrix = padded.reshape(blocks, block, -1).transpose(0, 2, 1)
-    return Dense(np.ascontiguousarray(matrix), taps.offsets(weight.shape)[0].reshape(-1).astype(np.int32))
+    groups = min(cut.groups, blocks)
+    bounds = np.minimum(outputs, block * (blocks * np.arange(groups + 1) // groups)).astype(np.int32)
+    chunks = -(-taps.channels // cut.chunk)
+    return Dense(
+        chunks, bounds, np.ascontiguousarray(matrix), taps.offsets(weight.shape)[0].reshape(-1).astype(np.int32)
+    )
 
 
 def unpack(packed: Dense, taps: Taps, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:

@@ -30,6 +30,11 @@ class OffsetStream(msgspec.Struct, frozen=True):
     rows: NDArray[np.void]
     entries: NDArray[np.void]
 
+    @property
+    def chunks(self) -> int:
+        """Chunks of input channels."""
+        return len(self.segments)
+
 
 def reject(weight: NDArray[np.float32]) -> str | None:
     """Too dense: each weight costs a load of its own here, which the dense kernel shares among output channels."""

@@ -11,6 +11,7 @@ from compile.graph import Conv, Elementwise, Mean, Pool
 from compile.native.emit_conv import emit_conv
 from compile.native.emit_moves import emit_add, emit_gather, emit_mean, emit_pool, emit_scatter
 from compile.native.isa import Isa
+from compile.native.kernel_table import KERNELS
 from compile.native.pieces import Piece, literal, tensor_index
 from compile.native.plan import Compute, Gather, Plan, Scatter, Step
 from compile.native.schedule import Schedule
@@ -49,7 +50,7 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa) -> Source:
         f"#define ST3_ABI_VERSION {ABI_VERSION}",
         f"#define ST3_LANES {isa.lanes}",
         f"#define ST3_CONTENT {content:#x}ull",
-        *(f'#include "{name}.h"' for name in ("model", "move", "offset_stream", "dense", "pool")),
+        *(f'#include "{name}.h"' for name in ("model", "move", *KERNELS, "pool")),
         "namespace {",
         "using namespace st3;",
         *body,

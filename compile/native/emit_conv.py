@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from compile.formats import dense, offset_stream
+from compile.format import find_format
 from compile.graph import Conv
 from compile.native.geometry import Placement
+from compile.native.kernel_table import KERNELS, cut_array
 from compile.native.pieces import Piece, array, exchange, origin
 from compile.native.plan import Compute, Plan
 from compile.native.schedule import Schedule
@@ -31,8 +31,10 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
         window.dilation[1] * source.vector,
     )
     constants = _constants(node, window, source, target, residual, schedule)
-    pack = _pack_dense if schedule.format == "dense" else _pack_stream
-    cut, kernel = pack(node, schedule, taps, file)
+    kernel = KERNELS[schedule.format]
+    packed = find_format(schedule.format).pack(node.weight, taps, schedule.cut)
+    arrays = ", ".join(array(kind, file.add(content)) for kind, content in kernel.arrays(packed))
+    cut = file.add(cut_array(packed.chunks, packed.bounds))
     addend = f"arena + {origin(plan, step.inputs[1])}" if residual else "nullptr"
     setup = (
         f"const Cut cut({array('int32_t', cut)});\n      const int parts = crew.parts({blocks}, cut.groups);\n      "
@@ -41,7 +43,7 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
     body = (
         "        const int block = task / parts, part = task % parts;\n"
         "        const int low = cut.groups * part / parts, high = cut.groups * (part + 1) / parts;\n"
-        f"        each_tile<S>(block, {kernel}\n"
+        f"        each_tile<S>(block, {kernel.type}<S>{{{arrays}, cut,\n"
         f"            arena + {origin(plan, step.inputs[0], -window.padding[0], -window.padding[1])},\n"
         f"            arena + {origin(plan, node.output)}, {addend},\n"
         f"            {array('float', file.add(node.bias))}, low, high}});\n"
@@ -79,26 +81,3 @@ def _constants(
         "long R_CHANNEL": str(residual.channel_stride if residual else 0),
         "Activation ACTIVATION": node.activation.upper(),
     }
-
-
-def _pack_stream(node: Conv, schedule: Schedule, taps: Taps, file: WeightFile) -> tuple[int, str]:
-    """The number of the cut in the weight file, and the beginning of the kernel's constructor."""
-    packed = offset_stream.pack(node.weight, taps, schedule.cut)
-    arrays = ", ".join(
-        array(kind, file.add(part))
-        for kind, part in (("Segment", packed.segments), ("Row", packed.rows), ("Entry", packed.entries))
-    )
-    return _add_cut(file, len(packed.segments), packed.bounds), f"OffsetStream<S>{{{arrays}, cut.chunks, cut.groups,"
-
-
-def _pack_dense(node: Conv, schedule: Schedule, taps: Taps, file: WeightFile) -> tuple[int, str]:
-    packed = dense.pack(node.weight, taps, schedule.cut)
-    blocks, block = len(packed.matrix), schedule.cut.block
-    groups = min(schedule.cut.groups, blocks)
-    bounds = np.minimum(len(node.weight), block * (blocks * np.arange(groups + 1) // groups))
-    arrays = f"{array('int32_t', file.add(packed.offsets))}, {array('float', file.add(packed.matrix))}"
-    return _add_cut(file, -(-taps.channels // schedule.cut.chunk), bounds), f"Dense<S>{{{arrays}, cut,"
-
-
-def _add_cut(file: WeightFile, chunks: int, bounds: NDArray[np.integer]) -> int:
-    return file.add(np.concatenate(([chunks, len(bounds) - 1], bounds)).astype(np.int32))

@@ -1,7 +1,7 @@
-"""How a convolution runs: format, tile of registers, channel chunk, channel groups; chosen by a cost model.
+"""How a convolution may run: kernel, tile of registers, channel chunk, channel groups, ranked by a cost model.
 
 The model counts cycles of one core that does two vector multiply-adds and two loads a cycle from L1 and fewer from
-L2. It ranks alternatives; it does not predict times.
+L2. It ranks alternatives; it does not predict times. The tuner measures the best of them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import msgspec
 import numpy as np
 
 from compile.format import Cut
-from compile.formats import offset_stream
 from compile.graph import Conv
-from compile.native.geometry import Placement
 from compile.native.isa import Isa
-from compile.native.window import Window
+from compile.native.kernel_table import KERNELS, Kernel
+from compile.native.plan import Compute, Plan
 
 
 class Schedule(msgspec.Struct, frozen=True):
@@ -29,42 +28,51 @@ class Schedule(msgspec.Struct, frozen=True):
     cut: Cut
     cycles: float
 
+    @property
+    def code(self) -> tuple[str, int, int, int]:
+        """What the generated code depends on; the rest of the cut is in the weight file alone."""
+        return self.format, self.tile_rows, self.tile_columns, self.cut.block
 
-_L2_FMA_CYCLES = 1.25
+
+_L2_FMA_CYCLES = 1.0
 _L1_FMA_CYCLES = 0.55
-_ROW_CYCLES = 8.0
+_ROW_CYCLES = 10.0
 _GROUPS = 8
+_L1_SHARE = 0.9
 
 
-def schedule_conv(conv: Conv, window: Window, source: Placement, target: Placement, isa: Isa, l1: int) -> Schedule:
-    """The cheapest schedule of a convolution from the tensor ``source`` into ``target``."""
-    too_dense = offset_stream.reject(conv.weight)
+def candidates(plan: Plan, step: Compute, isa: Isa, l1: int) -> list[Schedule]:
+    """Every schedule of a convolution, the model's cheapest first; ``l1`` is the cache's size in bytes."""
+    conv = step.node
+    assert isinstance(conv, Conv)
+    reasons = {name: kernel.reject(conv) for name, kernel in KERNELS.items()}
+    usable = [kernel for name, kernel in KERNELS.items() if reasons[name] is None]
     density = np.count_nonzero(conv.weight) / conv.weight.size
-    if too_dense is None:
-        form, reason = "offset_stream", f"density {density:.3f} is below break-even {offset_stream.BREAK_EVEN}"
-    elif conv.groups > 1:
-        form, reason = "offset_stream", f"{too_dense}, but the dense kernel takes no grouped convolution"
+    if usable:
+        refused = "; ".join(reason for reason in reasons.values() if reason is not None)
+        reason = refused if usable == [KERNELS["dense"]] else f"density {density:.3f}"
     else:
-        form, reason = "dense", too_dense
+        usable = [KERNELS["offset_stream"]]  # it can run whatever there is
+        reason = f"density {density:.3f}, but the dense kernel takes no grouped convolution"
     options = [
-        _cost(conv, window, source, target, l1, form, reason, tile, chunk)
-        for tile in _tiles(target, isa, form)
+        _cost(plan, step, l1, kernel.name, reason, tile, chunk)
+        for kernel in usable
+        for tile in _tiles(plan, step, isa, kernel)
         for chunk in _chunks(conv)
     ]
-    return min(options, key=lambda option: option.cycles)
+    return sorted(options, key=lambda option: option.cycles)
 
 
-def _tiles(target: Placement, isa: Isa, form: str) -> list[tuple[int, int, int]]:
+def _tiles(plan: Plan, step: Compute, isa: Isa, kernel: Kernel) -> list[tuple[int, int, int]]:
     """``(rows, columns, block)`` whose accumulators and operands fit the registers."""
-    geometry = target.geometry
-    blocks = (4, 3, 2) if form == "dense" else (1,)
+    geometry = plan.tensors[step.node.output].geometry
     widths = sorted({-(-geometry.columns // parts) for parts in range(1, geometry.columns + 1)})
     found = [
         (rows, columns, block)
-        for rows, columns, block in itertools.product(range(1, min(geometry.rows, 8) + 1), widths, blocks)
-        if block * rows * columns + (block + 1 if block > 1 else 2) <= isa.registers
+        for rows, columns, block in itertools.product(range(1, min(geometry.rows, 8) + 1), widths, kernel.blocks)
+        if kernel.registers(rows * columns, block) <= isa.registers
     ]
-    return found or [(1, 1, blocks[-1])]
+    return found or [(1, 1, kernel.blocks[-1])]
 
 
 def _chunks(conv: Conv) -> list[int]:
@@ -76,35 +84,29 @@ def _chunks(conv: Conv) -> list[int]:
 
 
 def _cost(
-    conv: Conv,
-    window: Window,
-    source: Placement,
-    target: Placement,
-    l1: int,
-    form: str,
-    reason: str,
-    tile: tuple[int, int, int],
-    chunk: int,
+    plan: Plan, step: Compute, l1: int, form: str, reason: str, tile: tuple[int, int, int], chunk: int
 ) -> Schedule:
+    conv, window = step.node, step.window
+    assert isinstance(conv, Conv)
+    assert window is not None
+    source, geometry = plan.tensors[step.inputs[0]], plan.tensors[conv.output].geometry
     rows, columns, block = tile
-    geometry = target.geometry
     outputs, _, kernel_rows, kernel_columns = conv.weight.shape
     nonzeros = conv.weight.size if form == "dense" else int(np.count_nonzero(conv.weight))
     channels = conv.weight.shape[1] * conv.groups
     chunks = -(-channels // chunk)
-    blocks_down, tiles_across = -(-geometry.rows // rows), -(-geometry.columns // columns)
-    tiles = blocks_down * tiles_across
+    tiles = -(-geometry.rows // rows) * -(-geometry.columns // columns)
     vectors = rows * columns
     reach_rows = (rows - 1) * window.stride[0] + (kernel_rows - 1) * window.dilation[0] + 1
     reach_columns = (columns - 1) * window.stride[1] + (kernel_columns - 1) * window.dilation[1] + 1
     footprint = reach_rows * reach_columns * chunk * source.vector
-    fma = _L1_FMA_CYCLES if footprint <= 0.6 * l1 else _L2_FMA_CYCLES
+    fma = _L1_FMA_CYCLES if footprint <= _L1_SHARE * l1 else _L2_FMA_CYCLES
     overhead = 0.8 if block == 1 else (vectors + block) * 0.3
     # a tile of few vectors still waits for its own sums
     per_tap = max(vectors * block * fma, 1.0) + overhead
     steps = nonzeros / block
     sums = outputs * chunks * (vectors * 1.2 + _ROW_CYCLES)
-    fill = chunks * footprint / 32 + (nonzeros * 8 / block) / 48
+    fill = chunks * footprint / 32 + (nonzeros * 8 / block) / 16
     cycles = tiles * (steps * per_tap + sums + fill)
     groups = max(1, min(_GROUPS, outputs // (8 * block)))
     return Schedule(form, reason, rows, columns, Cut(chunk, groups, block), cycles)

@@ -82,7 +82,7 @@ struct OffsetStream {
   const Segment* segments;
   const Row* rows;
   const Entry* entries;
-  int chunks, groups;
+  Cut cut;
   const char* input;
   char* output;
   const char* residual;
@@ -92,17 +92,17 @@ struct OffsetStream {
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
     const Place<Step> place(input, output, residual, row, column);
-    for (int chunk = 0; chunk < chunks; chunk++) {
-      const Segment* first = segments + chunk * groups + low;
-      const Segment* last = segments + chunk * groups + high - 1;
+    for (int chunk = 0; chunk < cut.chunks; chunk++) {
+      const Segment* first = segments + chunk * cut.groups + low;
+      const Segment* last = segments + chunk * cut.groups + high - 1;
       const Row* begin = rows + first->row;
       const Row* end = rows + last->row + last->row_count;  // the groups of a chunk lie one after another
       const Entry* entry = entries + first->entry;
-      if (chunks == 1) {
+      if (cut.chunks == 1) {
         stream_rows<Step, ROWS, COLUMNS, true, true>(begin, end, entry, bias, place, first->lines);
       } else if (chunk == 0) {
         stream_rows<Step, ROWS, COLUMNS, true, false>(begin, end, entry, bias, place, first->lines);
-      } else if (chunk == chunks - 1) {
+      } else if (chunk == cut.chunks - 1) {
         stream_rows<Step, ROWS, COLUMNS, false, true>(begin, end, entry, bias, place, first->lines);
       } else {
         stream_rows<Step, ROWS, COLUMNS, false, false>(begin, end, entry, bias, place, first->lines);
