@@ -47,7 +47,8 @@ def candidates(plan: Plan, step: Compute, isa: Isa, l1: int) -> list[Schedule]:
     assert isinstance(conv, Conv)
     reasons = {name: kernel.reject(conv) for name, kernel in KERNELS.items()}
     usable = [kernel for name, kernel in KERNELS.items() if reasons[name] is None]
-    density = np.count_nonzero(conv.weight) / conv.weight.size
+    kept = int(np.count_nonzero(conv.weight))
+    density = kept / conv.weight.size
     if usable:
         refused = "; ".join(reason for reason in reasons.values() if reason is not None)
         reason = refused if usable == [KERNELS["dense"]] else f"density {density:.3f}"
@@ -55,7 +56,7 @@ def candidates(plan: Plan, step: Compute, isa: Isa, l1: int) -> list[Schedule]:
         usable = [KERNELS["offset_stream"]]  # it can run whatever there is
         reason = f"density {density:.3f}, but the dense kernel takes no grouped convolution"
     options = [
-        _cost(plan, step, l1, kernel.name, reason, tile, chunk)
+        _cost(plan, step, l1, kernel.name, reason, kept, tile, chunk)
         for kernel in usable
         for tile in _tiles(plan, step, isa, kernel)
         for chunk in _chunks(conv)
@@ -84,7 +85,7 @@ def _chunks(conv: Conv) -> list[int]:
 
 
 def _cost(
-    plan: Plan, step: Compute, l1: int, form: str, reason: str, tile: tuple[int, int, int], chunk: int
+    plan: Plan, step: Compute, l1: int, form: str, reason: str, kept: int, tile: tuple[int, int, int], chunk: int
 ) -> Schedule:
     conv, window = step.node, step.window
     assert isinstance(conv, Conv)
@@ -92,7 +93,7 @@ def _cost(
     source, geometry = plan.tensors[step.inputs[0]], plan.tensors[conv.output].geometry
     rows, columns, block = tile
     outputs, _, kernel_rows, kernel_columns = conv.weight.shape
-    nonzeros = conv.weight.size if form == "dense" else int(np.count_nonzero(conv.weight))
+    nonzeros = conv.weight.size if form == "dense" else kept
     channels = conv.weight.shape[1] * conv.groups
     chunks = -(-channels // chunk)
     tiles = -(-geometry.rows // rows) * -(-geometry.columns // columns)

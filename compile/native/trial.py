@@ -1,0 +1,47 @@
+"""Runs a generated network where it was compiled and times its steps; the tuner's stop watch."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compile.native.plan import Plan
+from runtime.abi import SIGNATURES
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """Load a library that this process has just built."""
+    library = ctypes.CDLL(str(path))
+    for name, (result, arguments) in SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def step_times(
+    library: ctypes.CDLL, weights: bytes, plan: Plan, batch_size: int, threads: int, repeats: int
+) -> NDArray[np.float64]:
+    """Shortest time of each step in ms, over ``repeats`` runs after one to warm up.
+
+    The shortest, because what disturbs a run only ever makes it longer.
+    """
+    error = ctypes.create_string_buffer(256)
+    content = np.frombuffer(weights, np.uint8)
+    handle = library.st3_open(content.ctypes.data, content.size, threads, error, len(error))
+    assert handle, error.value
+    try:
+        generator = np.random.default_rng(0)
+        inputs = generator.standard_normal((batch_size, *plan.graph.shapes[plan.graph.input])).astype(np.float32)
+        outputs = np.empty((batch_size, *plan.graph.shapes[plan.graph.output]), np.float32)
+        runs = []
+        for _ in range(repeats + 1):
+            step_ns = np.zeros(library.st3_step_count(), np.uint64)
+            library.st3_profile(handle, inputs.ctypes.data, outputs.ctypes.data, step_ns.ctypes.data)
+            runs.append(step_ns / 1e6)
+        fastest: NDArray[np.float64] = np.min(runs[1:], axis=0)
+        return fastest
+    finally:
+        library.st3_close(handle)

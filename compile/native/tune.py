@@ -1,0 +1,142 @@
+"""Chooses each layer's kernel, tile and chunk by running the whole network in several versions and timing every step.
+
+A layer is timed where it will run, between its neighbours, with its weights as cold as they will be; a loop over one
+layer alone keeps them in the cache and prefers what is not the fastest. In version ``i`` every layer runs its ``i``-th
+candidate, so that a few versions measure all candidates of all layers. The best of each layer meet once more.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from compile.graph import Conv
+from compile.native import tuning_cache
+from compile.native.emit import emit
+from compile.native.isa import Isa
+from compile.native.plan import Compute, Plan
+from compile.native.schedule import Schedule
+from compile.native.toolchain import build_library
+from compile.native.trial import open_library, step_times
+
+Progress = Callable[[str], None]
+
+_CODES = 6  # kernels and tiles per layer that are compiled
+_FINALISTS = 3
+_REPEATS = 4
+_FINAL_ROUNDS = 6
+_COMPILERS = 2
+
+
+class Tuner:
+    """Measures versions of one plan; ``options`` are each layer's schedules by output name, the model's best first."""
+
+    def __init__(self, plan: Plan, options: dict[str, list[Schedule]], isa: Isa, threads: int) -> None:
+        self.plan, self.options, self.isa, self.threads = plan, options, isa, threads
+        self.batch_size = plan.images * plan.groups
+        self.times: dict[str, dict[Schedule, float]] = {name: {} for name in options}
+        self.position = {
+            step.node.output: index
+            for index, step in enumerate(plan.steps)
+            if isinstance(step, Compute) and isinstance(step.node, Conv)
+        }
+
+    def versions(self) -> list[list[dict[str, Schedule]]]:
+        """Per set of codes the versions that one library runs: the same codes, each with all its chunk sizes."""
+        by_code = {name: _by_code(schedules) for name, schedules in self.options.items()}
+        found = []
+        for index in range(min(_CODES, max(len(codes) for codes in by_code.values()))):
+            chosen = {name: codes[index % len(codes)] for name, codes in by_code.items()}
+            count = max(len(cuts) for cuts in chosen.values())
+            found.append([{name: cuts[i % len(cuts)] for name, cuts in chosen.items()} for i in range(count)])
+        return found
+
+    def measure(self, groups: list[list[dict[str, Schedule]]], rounds: int, report: Progress) -> None:
+        """Compile a library per group of versions, two at a time, then time them in turns."""
+        with tempfile.TemporaryDirectory(prefix="st3-tune-") as folder:
+            libraries = []
+            with ThreadPoolExecutor(_COMPILERS) as pool:
+                jobs = [
+                    pool.submit(self._compile, versions[0], Path(folder) / f"{i}") for i, versions in enumerate(groups)
+                ]
+                for done, job in enumerate(jobs, start=1):
+                    libraries.append(open_library(job.result()))
+                    report(f"tuning: compiled {done} of {len(groups)} versions")
+            turns = [(i, version) for _ in range(rounds) for i, versions in enumerate(groups) for version in versions]
+            for done, (index, version) in enumerate(turns, start=1):
+                weights = emit(self.plan, version, self.isa).weights
+                times = step_times(libraries[index], weights, self.plan, self.batch_size, self.threads, _REPEATS)
+                self._note(version, times)
+                report(f"tuning: measured {done} of {len(turns)} versions")
+
+    def _compile(self, version: dict[str, Schedule], stem: Path) -> Path:
+        text, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
+        text.write_text(emit(self.plan, version, self.isa).text, encoding="utf-8")
+        build_library(text, library, self.isa)
+        return library
+
+    def _note(self, version: dict[str, Schedule], times: NDArray[np.float64]) -> None:
+        for name, schedule in version.items():
+            best = self.times[name].get(schedule, float("inf"))
+            self.times[name][schedule] = min(best, float(times[self.position[name]]))
+
+    def finalists(self) -> list[list[dict[str, Schedule]]]:
+        """The best of each layer, the second best of each, and so on, as versions."""
+        ranked = {name: sorted(times, key=times.__getitem__) for name, times in self.times.items()}
+        return [[{name: best[min(i, len(best) - 1)] for name, best in ranked.items()}] for i in range(_FINALISTS)]
+
+
+def tune(
+    plan: Plan, options: dict[str, list[Schedule]], isa: Isa, threads: int, report: Progress
+) -> dict[str, Schedule]:
+    """The fastest schedule of each layer on this machine.
+
+    Args:
+        plan: the network's plan.
+        options: per convolution, by output name, its schedules, the cost model's best first.
+        isa: the instruction set, which this machine must have.
+        threads: how many threads run.
+        report: is told in words what happens.
+    """
+    keys = {
+        step.node.output: tuning_cache.key(plan, step, isa, threads)
+        for step in plan.steps
+        if isinstance(step, Compute) and isinstance(step.node, Conv)
+    }
+    known = tuning_cache.read()
+    if all(key in known for key in keys.values()):
+        return {name: known[key] for name, key in keys.items()}
+    first = Tuner(plan, options, isa, threads)
+    first.measure(first.versions(), 1, report)
+    last = Tuner(plan, options, isa, threads)
+    last.measure(first.finalists(), _FINAL_ROUNDS, report)
+    chosen = {}
+    for name, times in last.times.items():
+        best = min(times, key=times.__getitem__)
+        chosen[name] = msgspec.structs.replace(best, reason=_reason(best, times[best], first.times[name]))
+    tuning_cache.write({keys[name]: schedule for name, schedule in chosen.items()})
+    return chosen
+
+
+def _by_code(schedules: list[Schedule]) -> list[list[Schedule]]:
+    """Schedules of one code together, those codes first whose best the model prefers."""
+    found: dict[tuple[str, int, int, int], list[Schedule]] = {}
+    for schedule in schedules:
+        found.setdefault(schedule.code, []).append(schedule)
+    return list(found.values())
+
+
+def _reason(best: Schedule, ms: float, tried: dict[Schedule, float]) -> str:
+    """What the user reads in the layer table: the density, the time, and what the other kernels took."""
+    others: dict[str, float] = {}
+    for schedule, time in tried.items():
+        if schedule.format != best.format:
+            others[schedule.format] = min(time, others.get(schedule.format, time))
+    slower = "".join(f", {name} {time:.3f} ms" for name, time in others.items())
+    return f"{best.reason}; measured {ms:.3f} ms{slower}"

@@ -1,0 +1,84 @@
+"""Remembers what the tuner measured, per machine, compiler and shape of a layer, between compilations."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from compile.graph import Conv
+from compile.native.isa import Isa, cache_bytes
+from compile.native.plan import Compute, Plan
+from compile.native.schedule import Schedule
+from compile.native.toolchain import KERNELS, compiler
+
+_DENSITY_STEPS = 16  # layers whose numbers of non-zeros differ by less than this fraction of a factor e share a choice
+_FILE = "tuning.json"
+
+
+def cache_file() -> Path:
+    """``$XDG_CACHE_HOME/st3/tuning.json``, by default under ``~/.cache``; deleting it loses nothing but time."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "st3" / _FILE
+
+
+def read() -> dict[str, Schedule]:
+    """All that is remembered; nothing where the file is missing or damaged."""
+    try:
+        return msgspec.json.decode(cache_file().read_bytes(), type=dict[str, Schedule])
+    except (OSError, msgspec.MsgspecError):
+        return {}
+
+
+def write(found: dict[str, Schedule]) -> None:
+    """Add to what is remembered. A cache that cannot be written is no reason to fail."""
+    path = cache_file()
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(msgspec.json.encode(read() | found))
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+
+
+def key(plan: Plan, step: Compute, isa: Isa, threads: int) -> str:
+    """Digest of everything that decides how fast a schedule runs, but not of the weights themselves."""
+    conv = step.node
+    assert isinstance(conv, Conv)
+    nonzeros = int(np.count_nonzero(conv.weight))
+    facts = (
+        _machine(),
+        isa.name,
+        threads,
+        (plan.images, plan.groups),
+        (conv.weight.shape, conv.groups, conv.activation, conv.factor is not None),
+        round(math.log(max(nonzeros, 1)) * _DENSITY_STEPS),
+        repr(step.window),
+        [repr(plan.tensors[name]) for name in (*step.inputs, conv.output)],
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+@functools.cache
+def _machine() -> tuple[str, ...]:
+    """Processor, caches, compiler, and the kernels' own text."""
+    model = platform.processor() or platform.machine()
+    for line in (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else ()
+    ):
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=False).stdout
+    digest = hashlib.sha256()
+    for path in sorted(KERNELS.glob("*.h")):
+        digest.update(path.read_bytes())
+    return model, str(cache_bytes(1)), str(cache_bytes(2)), version.partition("\n")[0], digest.hexdigest()
