@@ -1,6 +1,9 @@
-"""Unstructured weights as one stream of (value, byte offset) per output channel, in chunks of input channels."""
+"""Unstructured weights as one stream of values and offsets per output channel, in chunks of input channels."""
 
 from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -9,26 +12,28 @@ from numpy.typing import NDArray
 from compile.format import Cut
 from compile.native.taps import Taps
 
-ENTRY = np.dtype([("weight", "<f4"), ("offset", "<i4")])
 ROW = np.dtype([("channel", "<i4"), ("count", "<i4")])
 SEGMENT = np.dtype([("row", "<i4"), ("row_count", "<i4"), ("entry", "<i4"), ("lines", "<i4")])
 # Density from which the dense kernel is faster; see LOG.md for the measurement.
 BREAK_EVEN = 0.8
 _SENTINELS = 2  # the kernel fetches the output of two rows ahead
 _LINE = 64
+_WEIGHT_BYTES = 4
 
 
 class OffsetStream(msgspec.Struct, frozen=True):
     """Packed weights, in the order in which they are run: chunk by chunk, in each the rows of all groups.
 
     ``segments`` ``(chunks, groups)`` says where the rows and entries of each begin; ``bounds`` ``(groups + 1,)`` are
-    output channels; ``rows`` ends with sentinels.
+    output channels; ``rows`` ends with sentinels. ``offsets`` are counted in vectors and have 16 bits where every tap
+    of the layer is that near.
     """
 
     bounds: NDArray[np.int32]
     segments: NDArray[np.void]
     rows: NDArray[np.void]
-    entries: NDArray[np.void]
+    weights: NDArray[np.float32]
+    offsets: NDArray[np.unsignedinteger[Any]]
 
     @property
     def chunks(self) -> int:
@@ -55,30 +60,33 @@ def pack(weight: NDArray[np.float32], taps: Taps, cut: Cut) -> OffsetStream:
     place = np.flatnonzero(weight)
     row = place // weight[0].size
     chunk = taps.input_channel(weight.shape).reshape(-1)[place] // cut.chunk
-    order = np.argsort(chunk, kind="stable")
-    entries = np.zeros(len(place), ENTRY)
-    entries["weight"] = weight.reshape(-1)[place[order]]
-    entries["offset"] = taps.offsets(weight.shape).reshape(-1)[place[order]]
     counts = np.bincount(chunk * outputs + row, minlength=chunks * outputs).reshape(chunks, outputs)
-    listed = counts > 0
-    listed[0] = listed[-1] = True
     bounds = balanced(counts.sum(0), cut.groups)
-    rows = np.zeros(np.count_nonzero(listed) + _SENTINELS, ROW)
-    rows["channel"][:-_SENTINELS] = np.nonzero(listed)[1]
-    rows["channel"][-_SENTINELS:] = outputs - 1
-    rows["count"][:-_SENTINELS] = counts[listed]
-    return OffsetStream(np.array(bounds, np.int32), _segments(counts, listed, bounds), rows, entries)
+    group = np.repeat(np.arange(cut.groups), np.diff(bounds))
+    # rows of one length follow each other; a stable sort keeps the entries of a row in the order of their offsets
+    order = np.lexsort((row, -counts[chunk, row], group[row], chunk))
+    offset = taps.offsets(weight.shape).reshape(-1)[place[order]] // taps.vector
+    segments, rows = _rows(counts, bounds)
+    return OffsetStream(
+        np.array(bounds, np.int32),
+        segments,
+        rows,
+        weight.reshape(-1)[place[order]],
+        offset.astype(np.uint16 if taps.reach(weight.shape) < 2**16 * taps.vector else np.uint32),
+    )
 
 
 def unpack(packed: OffsetStream, taps: Taps, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
     """The exact weight that was packed."""
     weight = np.zeros(shape, np.float32)
-    offset = taps.offsets(shape)
-    at = 0
-    for row in packed.rows[:-_SENTINELS]:
-        for entry in packed.entries[at : at + row["count"]]:
-            weight[row["channel"]][offset[row["channel"]] == entry["offset"]] = entry["weight"]
-        at += row["count"]
+    tap_offset = taps.offsets(shape)
+    for segment in packed.segments.reshape(-1):
+        at = segment["entry"]
+        for row in packed.rows[segment["row"] : segment["row"] + segment["row_count"]]:
+            for index in range(at, at + row["count"]):
+                offset = int(packed.offsets[index]) * taps.vector
+                weight[row["channel"]][tap_offset[row["channel"]] == offset] = packed.weights[index]
+            at += row["count"]
     return weight
 
 
@@ -91,13 +99,23 @@ def balanced(work: NDArray[np.int64], parts: int) -> list[int]:
     return bounds
 
 
-def _segments(counts: NDArray[np.int64], listed: NDArray[np.bool_], bounds: list[int]) -> NDArray[np.void]:
-    starts = bounds[:-1]
-    found = np.zeros((len(counts), len(starts)), SEGMENT)
-    row_counts = np.add.reduceat(listed, starts, axis=1, dtype=np.int64)
-    entry_counts = np.add.reduceat(counts, starts, axis=1)
-    found["row_count"] = row_counts
-    found["row"] = (np.cumsum(row_counts) - row_counts.reshape(-1)).reshape(row_counts.shape)
-    found["entry"] = (np.cumsum(entry_counts) - entry_counts.reshape(-1)).reshape(entry_counts.shape)
-    found["lines"] = -(-entry_counts * ENTRY.itemsize // _LINE // np.maximum(row_counts, 1))
-    return found
+def _rows(counts: NDArray[np.int64], bounds: list[int]) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """Segments and rows: in each segment the longest rows first; those without entries only where they must be."""
+    segments = np.zeros((len(counts), len(bounds) - 1), SEGMENT)
+    found: list[NDArray[np.void]] = []
+    row_at = entry_at = 0
+    for chunk, line in enumerate(counts):
+        for group, (low, high) in enumerate(pairwise(bounds)):
+            order = np.argsort(-line[low:high], kind="stable") + low
+            if chunk not in (0, len(counts) - 1):
+                order = order[line[order] > 0]
+            rows = np.zeros(len(order), ROW)
+            rows["channel"], rows["count"] = order, line[order]
+            entries = int(rows["count"].sum())
+            lines = -(-entries * _WEIGHT_BYTES // _LINE // max(len(rows), 1))
+            segments[chunk, group] = (row_at, len(rows), entry_at, lines)
+            row_at, entry_at = row_at + len(rows), entry_at + entries
+            found.append(rows)
+    sentinels = np.zeros(_SENTINELS, ROW)
+    sentinels["channel"] = bounds[-1] - 1
+    return segments, np.concatenate([*found, sentinels])

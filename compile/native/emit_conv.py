@@ -29,11 +29,12 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
         source.channel_stride,
         window.dilation[0] * source.row_stride,
         window.dilation[1] * source.vector,
+        source.vector,
     )
-    constants = _constants(node, window, source, target, residual, schedule)
     kernel = KERNELS[schedule.format]
     packed = find_format(schedule.format).pack(node.weight, taps, schedule.cut)
     arrays = ", ".join(array(kind, file.add(content)) for kind, content in kernel.arrays(packed))
+    constants = _constants(node, window, source, target, residual, schedule) | kernel.constants(packed)
     cut = file.add(cut_array(packed.chunks, packed.bounds))
     addend = f"arena + {origin(plan, step.inputs[1])}" if residual else "nullptr"
     setup = (

@@ -19,7 +19,8 @@ class Kernel(msgspec.Struct, frozen=True):
     """One kernel; its format is ``compile/formats/<name>.py``, its code ``kernels/<name>.h``.
 
     ``type`` is the C++ class template. It is built from ``arrays`` of the packed weight (C++ type and content, in the
-    order of its members), the cut, and the places of a task. ``blocks`` are the numbers of output channels that may
+    order of its members), the cut, and the places of a task; ``constants`` are those that the packed weight adds to the
+    shape's, and do not depend on chunks and groups. ``blocks`` are the numbers of output channels that may
     share a load. ``registers(vectors, block)`` is what a tile of ``vectors`` needs. ``grouped`` says whether it takes
     grouped convolutions.
     """
@@ -29,6 +30,7 @@ class Kernel(msgspec.Struct, frozen=True):
     blocks: tuple[int, ...]
     grouped: bool
     arrays: Callable[[Any], Arrays]
+    constants: Callable[[Any], dict[str, str]]
     registers: Callable[[int, int], int]
 
     def reject(self, conv: Conv) -> str | None:
@@ -39,7 +41,16 @@ class Kernel(msgspec.Struct, frozen=True):
 
 
 def _stream_arrays(packed: Any) -> Arrays:
-    return (("Segment", packed.segments), ("Row", packed.rows), ("Entry", packed.entries))
+    return (
+        ("Segment", packed.segments),
+        ("Row", packed.rows),
+        ("float", packed.weights),
+        ("Offset<S>", packed.offsets),
+    )
+
+
+def _stream_constants(packed: Any) -> dict[str, str]:
+    return {"int OFFSET_BITS": str(8 * packed.offsets.itemsize)}
 
 
 def _dense_arrays(packed: Any) -> Arrays:
@@ -50,9 +61,24 @@ def _dense_arrays(packed: Any) -> Arrays:
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
     for kernel in (
-        # the sums, a weight and an operand
-        Kernel("offset_stream", "OffsetStream", (1,), True, _stream_arrays, lambda vectors, _: vectors + 2),
-        Kernel("dense", "Dense", (4, 3, 2), False, _dense_arrays, lambda vectors, block: vectors * block + block + 1),
+        Kernel(
+            name="offset_stream",
+            type="OffsetStream",
+            blocks=(1,),
+            grouped=True,
+            arrays=_stream_arrays,
+            constants=_stream_constants,
+            registers=lambda vectors, _: vectors + 2,  # the sums, a weight and an operand
+        ),
+        Kernel(
+            name="dense",
+            type="Dense",
+            blocks=(4, 3, 2),
+            grouped=False,
+            arrays=_dense_arrays,
+            constants=lambda _: {},
+            registers=lambda vectors, block: vectors * block + block + 1,
+        ),
     )
 }
 

@@ -8,13 +8,17 @@ from numpy.typing import NDArray
 
 
 class Taps(msgspec.Struct, frozen=True):
-    """Strides in bytes from the first tap of an output position; ``channels`` of the whole input."""
+    """Strides in bytes from the first tap of an output position, each a multiple of ``vector``.
+
+    ``channels`` are those of the whole input.
+    """
 
     channels: int
     groups: int
     channel_stride: int
     row_stride: int
     column_stride: int
+    vector: int
 
     def input_channel(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """``(N, C/groups, R, S)``: the input channel that each weight multiplies."""
@@ -28,3 +32,8 @@ class Taps(msgspec.Struct, frozen=True):
         rows = np.arange(shape[2])[:, None] * self.row_stride
         columns = np.arange(shape[3])[None, :] * self.column_stride
         return self.input_channel(shape) * self.channel_stride + (rows + columns)[None, None]
+
+    def reach(self, shape: tuple[int, ...]) -> int:
+        """The largest offset of any weight, zero or not."""
+        rows, columns = (shape[2] - 1) * self.row_stride, (shape[3] - 1) * self.column_stride
+        return (self.channels - 1) * self.channel_stride + rows + columns

@@ -23,7 +23,7 @@ def weight_of(shape: tuple[int, ...], sparsity: float) -> np.ndarray:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_round_trip_is_exact(name: str, sparsity: float, shape: tuple[int, int, int, int]) -> None:
     weight = weight_of(shape, sparsity)
-    taps = Taps(shape[1], 1, 4096, 512, 64)
+    taps = Taps(shape[1], 1, 4096, 512, 64, 64)
     for cut in (Cut(shape[1]), Cut(4, groups=min(3, shape[0])), Cut(1, block=4)):
         plugin = find_format(name)
         assert np.array_equal(plugin.unpack(plugin.pack(weight, taps, cut), taps, shape), weight)
@@ -33,7 +33,7 @@ def test_round_trip_is_exact(name: str, sparsity: float, shape: tuple[int, int, 
 def test_special_values_are_kept(name: str) -> None:
     weight = np.zeros((3, 4, 1, 1), np.float32)
     weight[0, 1], weight[1, 2], weight[2, 3], weight[0, 3] = np.nan, np.inf, 1e-45, -np.inf
-    taps = Taps(4, 1, 256, 64, 64)
+    taps = Taps(4, 1, 256, 64, 64, 64)
     plugin = find_format(name)
     result = plugin.unpack(plugin.pack(weight, taps, Cut(2)), taps, weight.shape)
     assert np.array_equal(result, weight, equal_nan=True)
@@ -42,14 +42,13 @@ def test_special_values_are_kept(name: str) -> None:
 def test_offset_stream_of_a_grouped_convolution() -> None:
     shape = (6, 2, 3, 3)
     weight = weight_of(shape, 0.6)
-    taps = Taps(4, 2, 1024, 128, 32)
+    taps = Taps(4, 2, 1024, 128, 32, 32)
     plugin = find_format("offset_stream")
     packed = plugin.pack(weight, taps, Cut(4))
     assert np.array_equal(plugin.unpack(packed, taps, shape), weight)
-    entries = packed.entries
     # the second half of the outputs reads the second half of the input channels
-    assert entries["offset"].max() >= 2 * 1024
-    assert len(entries) == np.count_nonzero(weight)
+    assert packed.offsets.max() >= 2 * 1024 // 32
+    assert len(packed.weights) == np.count_nonzero(weight)
 
 
 def test_offset_stream_refuses_nearly_dense_weights_with_the_density() -> None:
@@ -58,11 +57,22 @@ def test_offset_stream_refuses_nearly_dense_weights_with_the_density() -> None:
     assert "density 1.000 is past break-even" in plugin.reject(np.ones((2, 2, 1, 1), np.float32))
 
 
+def test_offset_stream_counts_far_taps_in_32_bits() -> None:
+    weight = weight_of((3, 70, 1, 1), 0.5)
+    weight[0, 69] = 1.0
+    plugin = find_format("offset_stream")
+    for stride, bits in ((64 * 900, 16), (64 * 1000, 32)):
+        taps = Taps(70, 1, stride, 64, 64, 64)
+        packed = plugin.pack(weight, taps, Cut(16))
+        assert packed.offsets.itemsize * 8 == bits
+        assert np.array_equal(plugin.unpack(packed, taps, weight.shape), weight)
+
+
 def test_groups_share_the_work() -> None:
     weight = np.zeros((40, 16, 1, 1), np.float32)
     weight[:4] = 1.0  # all the work in the first tenth of the channels
     plugin = find_format("offset_stream")
-    packed = plugin.pack(weight, Taps(16, 1, 64, 64, 64), Cut(16, groups=2))
-    work = np.diff([*packed.segments["entry"][0], len(packed.entries)])
+    packed = plugin.pack(weight, Taps(16, 1, 64, 64, 64, 64), Cut(16, groups=2))
+    work = np.diff([*packed.segments["entry"][0], len(packed.weights)])
     assert sum(work) == 64
     assert max(work) <= 48

@@ -1,52 +1,81 @@
-// Unstructured-sparse convolution: each output channel is a stream of (weight, byte offset of its operand).
+// Unstructured-sparse convolution: each output channel is a stream of weights and the offsets of their operands.
 //
 // One output channel times a tile of vectors stays in registers; each non-zero is one broadcast and one fused
 // multiply-add with a memory operand per vector. Input channels come in chunks so that the tile's input stays in L1;
-// between chunks the sums wait in the output tensor.
+// between chunks the sums wait in the output tensor. A chunk's rows come in the order of their lengths, so that the
+// processor foresees where each ends.
 #pragma once
 #include "tile.h"
 
 namespace st3 {
-
-struct Entry {
-  float weight;
-  int32_t offset;  // bytes from the tile's first tap
-};
 
 struct Row {
   int32_t channel;  // output channel
   int32_t count;    // entries in this chunk
 };
 
-// One (chunk, group): its first row and entry, and the cache lines of entries per row on average, rounded up.
+// One (chunk, group): its first row and entry, and the cache lines of weights per row on average, rounded up.
 struct Segment {
   int32_t row, row_count, entry, lines;
 };
+
+// Offsets are counted in vectors.
+template <int BITS>
+struct OffsetOf {
+  using type = uint32_t;
+};
+template <>
+struct OffsetOf<16> {
+  using type = uint16_t;
+};
+template <class Step>
+using Offset = typename OffsetOf<Step::OFFSET_BITS>::type;
 
 // How far ahead entries are fetched: they come from the last-level cache or memory at every run, page by page, which
 // the processor's own fetching does not bridge.
 constexpr long AHEAD = 2048;
 
+static inline void fetch(const void* from, int lines) {
+  const char* ahead = static_cast<const char*>(from) + AHEAD;
+  for (int i = 0; i < lines; i++) __builtin_prefetch(ahead + 64 * i, 0, 2);
+}
+
 // Tiles with few vectors cannot hide the latency of a multiply-add, so they sum in several independent parts.
 template <int VECTORS>
-constexpr int PARTS = VECTORS >= 8 ? 1 : VECTORS >= 4 ? 2 : VECTORS >= 2 ? 4 : 8;
+constexpr int PARTS = VECTORS >= 8 ? 1 : VECTORS >= 4 ? 2 : 4;
 
 template <class Step, int ROWS, int COLUMNS>
-static inline void accumulate(vec (&sum)[ROWS * COLUMNS], const Entry* entry, const char* x) {
-  const float weight = entry->weight;
-  const char* at = x + entry->offset;
+static inline void accumulate(vec (&sum)[ROWS * COLUMNS], float weight, const char* x) {
 #pragma GCC unroll 32
   for (int p = 0; p < ROWS * COLUMNS; p++)
-    sum[p] += load(at + (p / COLUMNS) * Step::X_ROW + (p % COLUMNS) * Step::X_COLUMN) * weight;
+    sum[p] += load(x + (p / COLUMNS) * Step::X_ROW + (p % COLUMNS) * Step::X_COLUMN) * weight;
+}
+
+// Four entries; their offsets take one load where they have 16 bits: loads are what a tile of few vectors waits for.
+template <class Step, int ROWS, int COLUMNS, int U>
+static inline void accumulate_four(vec (&sum)[U][ROWS * COLUMNS], const float* weight, const Offset<Step>* offset,
+                                   const char* x) {
+  if constexpr (sizeof *offset == 2) {
+    uint64_t four;
+    memcpy(&four, offset, sizeof four);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++)
+      accumulate<Step, ROWS, COLUMNS>(sum[k % U], weight[k], x + (four >> 16 * k & 0xffff) * VECTOR);
+  } else {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++)
+      accumulate<Step, ROWS, COLUMNS>(sum[k % U], weight[k], x + static_cast<long>(offset[k]) * VECTOR);
+  }
 }
 
 template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
-[[gnu::noinline]] static void stream_rows(const Row* row, const Row* end, const Entry* entry, const float* bias,
-                                          Place<Step> place, int lines) {
+[[gnu::noinline]] static void stream_rows(const Row* row, const Row* end, const float* weight,
+                                          const Offset<Step>* offset, const float* bias, Place<Step> place,
+                                          int lines) {
   constexpr int P = ROWS * COLUMNS, U = PARTS<P>;
   for (; row != end; row++) {
-    const char* far = reinterpret_cast<const char*>(entry) + AHEAD;
-    for (int i = 0; i < lines; i++) __builtin_prefetch(far + 64 * i, 0, 2);
+    fetch(weight, lines);
+    fetch(offset, (lines + 1) / 2);
     vec sum[U][P];
     char* y = place.y + row->channel * Step::Y_CHANNEL;
     if constexpr (FIRST) {
@@ -62,13 +91,11 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
     for (int u = 1; u < U; u++)
 #pragma GCC unroll 32
       for (int p = 0; p < P; p++) sum[u][p] = vec{};
-    const Entry* last = entry + row->count;
-    if constexpr (U > 1) {
-      for (; last - entry >= U; entry += U)
-#pragma GCC unroll 8
-        for (int u = 0; u < U; u++) accumulate<Step, ROWS, COLUMNS>(sum[u], entry + u, place.x);
-    }
-    for (; entry != last; entry++) accumulate<Step, ROWS, COLUMNS>(sum[0], entry, place.x);
+    int left = row->count;
+    for (; left >= 4; left -= 4, weight += 4, offset += 4)
+      accumulate_four<Step, ROWS, COLUMNS, U>(sum, weight, offset, place.x);
+    for (; left > 0; left--, weight++, offset++)
+      accumulate<Step, ROWS, COLUMNS>(sum[0], *weight, place.x + static_cast<long>(*offset) * VECTOR);
 #pragma GCC unroll 8
     for (int u = 1; u < U; u++)
 #pragma GCC unroll 32
@@ -81,7 +108,8 @@ template <class Step>
 struct OffsetStream {
   const Segment* segments;
   const Row* rows;
-  const Entry* entries;
+  const float* entries;
+  const Offset<Step>* offsets;
   Cut cut;
   const char* input;
   char* output;
@@ -97,15 +125,16 @@ struct OffsetStream {
       const Segment* last = segments + chunk * cut.groups + high - 1;
       const Row* begin = rows + first->row;
       const Row* end = rows + last->row + last->row_count;  // the groups of a chunk lie one after another
-      const Entry* entry = entries + first->entry;
+      const float* weight = entries + first->entry;
+      const Offset<Step>* offset = offsets + first->entry;
       if (cut.chunks == 1) {
-        stream_rows<Step, ROWS, COLUMNS, true, true>(begin, end, entry, bias, place, first->lines);
+        stream_rows<Step, ROWS, COLUMNS, true, true>(begin, end, weight, offset, bias, place, first->lines);
       } else if (chunk == 0) {
-        stream_rows<Step, ROWS, COLUMNS, true, false>(begin, end, entry, bias, place, first->lines);
+        stream_rows<Step, ROWS, COLUMNS, true, false>(begin, end, weight, offset, bias, place, first->lines);
       } else if (chunk == cut.chunks - 1) {
-        stream_rows<Step, ROWS, COLUMNS, false, true>(begin, end, entry, bias, place, first->lines);
+        stream_rows<Step, ROWS, COLUMNS, false, true>(begin, end, weight, offset, bias, place, first->lines);
       } else {
-        stream_rows<Step, ROWS, COLUMNS, false, false>(begin, end, entry, bias, place, first->lines);
+        stream_rows<Step, ROWS, COLUMNS, false, false>(begin, end, weight, offset, bias, place, first->lines);
       }
     }
   }
