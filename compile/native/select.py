@@ -9,11 +9,12 @@ from compile.native.geometry import Geometry, candidates
 from compile.native.isa import Isa
 from compile.native.plan import Compute, Gather, Plan, make_plan, step_reads, step_writes
 
-# Cycles per vector. Measured orders of magnitude on Zen 5; they only rank alternatives.
-_FMA = 0.6
+# Cycles per vector. Measured orders of magnitude on Zen 5 and Emerald Rapids; they only rank alternatives.
+_FMA = 0.75
 _GATHER = 20.0
 _EDGE = 6.0
-_IN_CACHE, _OUT_OF_CACHE = 1 / 48, 1 / 12  # per byte moved
+_L2, _L3, _MEMORY = 1 / 48, 1 / 12, 1 / 4  # per byte moved; the last-level cache is shared, a core has a few L2s of it
+_WEIGHT_BYTES = 6
 _ALTERNATIVES = 4
 
 
@@ -43,18 +44,24 @@ def _best_geometries(graph: Graph, batch_size: int, images: int, isa: Isa, l2: i
 def cost(plan: Plan, l2: int) -> float:
     """Model cycles of one group of pictures."""
     total = 0.0
-    per_byte = _IN_CACHE if plan.size <= 0.75 * l2 else _OUT_OF_CACHE
+    nonzeros = {
+        step.node.output: int(np.count_nonzero(step.node.weight))
+        for step in plan.steps
+        if isinstance(step, Compute) and isinstance(step.node, Conv)
+    }
     for step in plan.steps:
         written = step_writes(step)
         names = [*step_reads(step), *([written] if written else [])]
-        total += per_byte * sum(plan.tensors[name].size for name in names)
+        moved = sum(plan.tensors[name].size for name in names)
+        total += (_L2 if moved <= 0.75 * l2 else _L3 if moved <= 4 * l2 else _MEMORY) * moved
         if isinstance(step, Gather):
             total += _GATHER * plan.tensors[step.target].size / plan.tensors[step.target].vector
         elif isinstance(step, Compute):
             target = plan.tensors[step.node.output]
             vectors = target.geometry.rows * target.geometry.columns
             if isinstance(step.node, Conv):
-                total += _FMA * vectors * int(np.count_nonzero(step.node.weight))
+                # the weights of a large network are gone from the cache when the next pictures come
+                total += (_FMA * vectors + _L3 * _WEIGHT_BYTES) * nonzeros[step.node.output]
             if step.node.output in plan.clean:
                 total += _EDGE * (target.size / target.vector - vectors * target.channels)
     return total
