@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -23,6 +24,17 @@ class Built(msgspec.Struct, frozen=True):
     requirements: Requirements
 
 
+class Effort(msgspec.Struct, frozen=True):
+    """How much a backend may do: whether it measures alternatives on this machine, and whom it tells what it does."""
+
+    tune: bool = False
+    report: Callable[[str], None] = lambda _: None
+
+
+AS_MODELLED = Effort()
+"""Nothing is measured; what a cost model prefers is taken."""
+
+
 class Backend(Protocol):
     """The functions that a backend module defines."""
 
@@ -35,7 +47,7 @@ class Backend(Protocol):
     def several_batch_sizes(self) -> bool:
         """Whether one artifact can hold several batch sizes."""
 
-    def build(self, captured: Captured, target: Target, folder: Path) -> Built:
+    def build(self, captured: Captured, target: Target, folder: Path, effort: Effort) -> Built:
         """Write ``folder/payload`` (and, if it helps a reader, ``folder/source``).
 
         The network is captured for the largest of the target's batch sizes.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import msgspec
 from rich.console import Console
+from rich.status import Status
 
 
 def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
@@ -39,6 +41,12 @@ def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads that the engine uses by default.")
 @click.option("--isa", default="native", show_default=True, help="Instruction set for native: avx512, avx2, portable.")
+@click.option(
+    "--tune/--no-tune",
+    default=True,
+    show_default=True,
+    help="Measure each layer's alternatives here and keep the fastest, or trust a cost model (native).",
+)
 @click.option("--force", is_flag=True, help="Rebuild artifacts that are up to date.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def compile_(
@@ -48,6 +56,7 @@ def compile_(
     batch_sizes: tuple[tuple[int, ...], ...],
     threads: int,
     isa: str,
+    tune: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -55,7 +64,7 @@ def compile_(
 
     Without --backend a dense checkpoint goes through every CPU backend, a sparse one through those that use zeros.
     """
-    from compile.backend import find_backend
+    from compile.backend import Effort, find_backend
     from compile.lower import artifact_name, backends_for, check_batch_sizes, lower, up_to_date
 
     for name in backends:
@@ -74,11 +83,18 @@ def compile_(
             start = time.perf_counter()
             fresh = not force and isa == "native" and up_to_date(checkpoint, target, threads)
             if not fresh:
-                with console.status(f"compiling {checkpoint.name} with {backend}, batch {','.join(map(str, sizes))}"):
-                    target = lower(checkpoint, folder, backend, sizes, threads, isa)
+                what = f"compiling {checkpoint.name} with {backend}, batch {','.join(map(str, sizes))}"
+                with console.status(what) as status:
+                    effort = Effort(tune, _teller(status, what))
+                    target = lower(checkpoint, folder, backend, sizes, threads, isa, effort)
             seconds = time.perf_counter() - start
             made.append({"artifact": str(target), "backend": backend, "batch_sizes": sizes, "fresh": fresh})
             if not as_json:
                 click.echo(f"{target}  " + ("up to date" if fresh else f"compiled in {seconds:.1f} s"))
     if as_json:
         click.echo(msgspec.json.encode(made).decode())
+
+
+def _teller(status: Status, what: str) -> Callable[[str], None]:
+    """Shows what a backend is doing behind what is being compiled."""
+    return lambda text: status.update(f"{what}: {text}")

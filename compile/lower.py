@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from compile.backend import Built, backend_names, find_backend
+from compile.backend import AS_MODELLED, Built, Effort, backend_names, find_backend
 from compile.capture import Captured, capture
 from compile.layers import read_layers
 from runtime.artifact import (
@@ -36,7 +36,15 @@ TOLERANCE = 1e-4
 _GOLDEN_SEED = 20221201
 
 
-def lower(folder: Path, out: Path, backend_name: str, batch_sizes: tuple[int, ...], threads: int, isa: str) -> Path:
+def lower(
+    folder: Path,
+    out: Path,
+    backend_name: str,
+    batch_sizes: tuple[int, ...],
+    threads: int,
+    isa: str,
+    effort: Effort = AS_MODELLED,
+) -> Path:
     """Build one artifact.
 
     Args:
@@ -46,6 +54,7 @@ def lower(folder: Path, out: Path, backend_name: str, batch_sizes: tuple[int, ..
         batch_sizes: numbers of pictures per run that the artifact is built for, ascending.
         threads: CPU threads that the engine uses unless told otherwise.
         isa: instruction set for the native backend, ``native`` for this machine's.
+        effort: whether to measure alternatives, and whom to tell what happens.
 
     Returns:
         The artifact's folder.
@@ -67,7 +76,7 @@ def lower(folder: Path, out: Path, backend_name: str, batch_sizes: tuple[int, ..
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        built = backend.build(captured, target, part)
+        built = backend.build(captured, target, part, effort)
         output = _write_golden(part / "golden", program, captured.input_shape)
         name = f"{folder.name}/{final.name}"
         write_manifest(part, _manifest(name, backend_name, built, checkpoint, captured, target, output, part))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import st3
-from compile.backend import find_backend
+from compile.backend import Effort, find_backend
 from compile.capture import Captured, capture
 from runtime.artifact import (
     SCHEMA_VERSION,
@@ -70,6 +70,7 @@ class Compiler:
         backend: str = "native",
         isa: str = "native",
         threads: int = 1,
+        tune: bool = False,
     ) -> Artifact:
         self.count += 1
         folder = self.folder / f"artifact{self.count}"
@@ -79,7 +80,7 @@ class Compiler:
         captured = capture_module(module, shape, largest)
         plugin = find_backend(backend)
         target = Target("cpu", plugin.architecture(isa), "float32", largest, threads, sizes)
-        built = plugin.build(captured, target, folder)
+        built = plugin.build(captured, target, folder, Effort(tune=tune))
         inputs = np.random.default_rng(5).standard_normal((largest, *shape)).astype(np.float32)
         with torch.no_grad():
             outputs = module.eval()(torch.from_numpy(inputs)).numpy()

@@ -7,7 +7,7 @@ import platform
 import warnings
 from pathlib import Path
 
-from compile.backend import Built
+from compile.backend import Built, Effort
 from compile.capture import Captured
 from compile.layers import read_layers
 from compile.native.isa import isa_for
@@ -33,7 +33,7 @@ def several_batch_sizes() -> bool:
     return False
 
 
-def build(captured: Captured, target: Target, folder: Path) -> Built:
+def build(captured: Captured, target: Target, folder: Path, effort: Effort) -> Built:
     """Compile ``payload/model.pt2``.
 
     Raises:
@@ -41,7 +41,7 @@ def build(captured: Captured, target: Target, folder: Path) -> Built:
     """
     import torch
 
-    del target
+    del target, effort
     payload = folder / "payload"
     payload.mkdir(parents=True)
     path = payload / "model.pt2"

@@ -7,19 +7,21 @@ from pathlib import Path
 
 import msgspec
 
-from compile.backend import Built
+from compile.backend import Built, Effort
 from compile.capture import Captured
 from compile.from_torch import read_graph
 from compile.graph import Conv
 from compile.native.emit import Source, emit
 from compile.native.isa import Isa, cache_bytes, isa_for
 from compile.native.plan import Compute, Plan
-from compile.native.schedule import Schedule, candidates
+from compile.native.schedule import Schedule, options, useful_joins, without_joins
 from compile.native.select import choose_plan
 from compile.native.toolchain import build_library
+from compile.native.tune import tune
 from compile.passes.fuse_epilogue import fuse_epilogue
 from runtime.abi import LIBRARY_FILE, STEPS_FILE, WEIGHT_FILE, batch_folder
 from runtime.artifact import Requirements, Target
+from runtime.machine import cpu_flags
 
 
 def architecture(isa: str) -> str:
@@ -37,7 +39,7 @@ def several_batch_sizes() -> bool:
     return True
 
 
-def build(captured: Captured, target: Target, folder: Path) -> Built:
+def build(captured: Captured, target: Target, folder: Path, effort: Effort) -> Built:
     """Generate, pack and compile, once per batch size.
 
     Raises:
@@ -48,7 +50,8 @@ def build(captured: Captured, target: Target, folder: Path) -> Built:
     chosen = {}
     for size in target.sizes:
         plan = choose_plan(graph, size, isa, cache_bytes(2))
-        schedules = choose_schedules(plan, isa)
+        plan, schedules = choose_schedules(plan, isa, target.threads, effort)
+        effort.report(f"batch {size}: compiling the chosen version")
         place = batch_folder(size)
         write_network(emit(plan, schedules, isa), isa, folder / "payload" / place, folder / "source" / place)
         chosen[size] = {
@@ -86,11 +89,10 @@ def merged_formats(chosen: dict[int, dict[str, tuple[str, str]]]) -> dict[str, t
     return merged
 
 
-def choose_schedules(plan: Plan, isa: Isa) -> dict[str, Schedule]:
-    """One schedule per convolution of a plan, by output name."""
+def choose_schedules(plan: Plan, isa: Isa, threads: int, effort: Effort) -> tuple[Plan, dict[str, Schedule]]:
+    """One schedule per convolution, by output name, and the plan with the joins that pay: measured, or by the model."""
     l1 = cache_bytes(1)
-    return {
-        step.node.output: candidates(plan, step, isa, l1)[0]
-        for step in plan.steps
-        if isinstance(step, Compute) and isinstance(step.node, Conv)
-    }
+    plan = without_joins(plan, useful_joins(plan, threads, cache_bytes(2)))
+    if effort.tune and set(isa.cpu_flags) <= cpu_flags():  # what this machine cannot run it cannot measure
+        return tune(plan, isa, threads, l1, effort.report)
+    return plan, {name: ranked[0] for name, ranked in options(plan, isa, l1).items()}

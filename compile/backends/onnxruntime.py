@@ -9,7 +9,7 @@ import platform
 import warnings
 from pathlib import Path
 
-from compile.backend import Built
+from compile.backend import Built, Effort
 from compile.capture import Captured
 from compile.layers import read_layers
 from runtime.artifact import Requirements, Target
@@ -34,7 +34,7 @@ def several_batch_sizes() -> bool:
     return False
 
 
-def build(captured: Captured, target: Target, folder: Path) -> Built:
+def build(captured: Captured, target: Target, folder: Path, effort: Effort) -> Built:
     """Export ``payload/model.onnx`` with its weights inside.
 
     Raises:
@@ -42,7 +42,7 @@ def build(captured: Captured, target: Target, folder: Path) -> Built:
     """
     import torch
 
-    del target
+    del target, effort
     payload = folder / "payload"
     payload.mkdir(parents=True)
     talk = io.StringIO()

@@ -38,11 +38,12 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa) -> Source:
     file = WeightFile()
     tensors = {name: _tensor_struct(plan, name, file) for name in sorted(plan.clean)}
     pieces = [_piece(plan, step, schedules, file) for step in plan.steps]
+    runs = [tuple(pieces[i : i + 1 + (i + 1 in plan.joined)]) for i in range(len(pieces)) if i not in plan.joined]
     shapes = _shapes(pieces)
     body = [
         *(_struct(f"Tensor{tensor_index(plan, name)}", constants, name) for name, constants in tensors.items()),
         *(_struct(name, dict(constants), "") for constants, name in shapes.items()),
-        _network(plan, pieces, shapes),
+        _network(plan, runs, shapes),
     ]
     content = _content(plan, body)
     lines = [
@@ -58,7 +59,7 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa) -> Source:
         "ST3_ABI(Network)",
         "",
     ]
-    return Source("\n".join(lines), file.finish(content), tuple(piece.info for piece in pieces))
+    return Source("\n".join(lines), file.finish(content), tuple(_joined_info(run) for run in runs))
 
 
 def _shapes(pieces: list[Piece]) -> dict[tuple[tuple[str, str], ...], str]:
@@ -100,24 +101,51 @@ def _struct(name: str, constants: dict[str, str], comment: str) -> str:
     return (f"// {comment}\n" if comment else "") + f"struct {name} {{\n{body}}};"
 
 
-def _network(plan: Plan, pieces: list[Piece], shapes: dict[tuple[tuple[str, str], ...], str]) -> str:
+def _network(plan: Plan, runs: list[tuple[Piece, ...]], shapes: dict[tuple[tuple[str, str], ...], str]) -> str:
     channels, height, width = plan.graph.shapes[plan.graph.input]
     outputs = math.prod(plan.graph.shapes[plan.graph.output])
     constants = {
-        "int STEPS": str(len(pieces)),
+        "int STEPS": str(len(runs)),
         "int GROUPS": str(plan.groups),
         "long ARENA": str(plan.size),
         "long INPUT_FLOATS": str(plan.images * channels * height * width),
         "long OUTPUT_FLOATS": str(plan.images * outputs),
     }
     body = "".join(
-        f"    {{  // {piece.comment}\n      using S = {shapes[tuple(piece.constants.items())]};\n"
-        f"      {piece.setup}crew.each({i}, {piece.tasks}, [&](int task) {{\n{piece.body}      }});\n    }}\n"
-        for i, piece in enumerate(pieces)
+        _run(index, run, [shapes[tuple(piece.constants.items())] for piece in run]) for index, run in enumerate(runs)
     )
     head = "  static void run(const char* weights, Crew& crew, char* arena, const float* input, float* output) {\n"
     fields = "".join(f"  static constexpr {key} = {value};\n" for key, value in constants.items())
     return f"struct Network {{\n{fields}{head}{body}  }}\n}};"
+
+
+def _run(index: int, run: tuple[Piece, ...], names: list[str]) -> str:
+    """One step; joined pieces follow each other inside each task, which is then not cut into parts."""
+    if len(run) == 1:
+        piece, tasks = run[0], run[0].tasks
+        parts = f"const int parts = crew.parts({tasks}, {piece.parts});\n" if piece.parts else ""
+        count = f"{tasks} * parts" if piece.parts else tasks
+        return (
+            f"    {{  // {piece.comment}\n      using S = {names[0]};\n      {piece.setup}      {parts}"
+            f"      crew.each({index}, {count}, [&](int task) {{\n{piece.body}      }});\n    }}\n"
+        )
+    assert len({piece.tasks for piece in run}) == 1, "joined pieces must have the same tiles"
+    bodies = "".join(
+        f"      {{  // {piece.comment}\n        using S = {name};\n        {piece.setup}        const int parts = 1;\n"
+        f"{piece.body}      }}\n"
+        for piece, name in zip(run, names, strict=True)
+    )
+    return f"    crew.each({index}, {run[0].tasks}, [&](int task) {{\n{bodies}    }});\n"
+
+
+def _joined_info(run: tuple[Piece, ...]) -> StepInfo:
+    infos = [piece.info for piece in run]
+    if len(infos) == 1:
+        return infos[0]
+    name, kernel, layer = (
+        " + ".join(parts) for parts in zip(*((i.name, i.kernel, i.layer) for i in infos), strict=True)
+    )
+    return StepInfo(name, kernel, layer, sum(info.macs for info in infos))
 
 
 def _tensor_struct(plan: Plan, name: str, file: WeightFile) -> dict[str, str]:

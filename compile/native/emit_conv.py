@@ -37,9 +37,7 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
     constants = _constants(node, window, source, target, residual, schedule) | kernel.constants(packed)
     cut = file.add(cut_array(packed.chunks, packed.bounds))
     addend = f"arena + {origin(plan, step.inputs[1])}" if residual else "nullptr"
-    setup = (
-        f"const Cut cut({array('int32_t', cut)});\n      const int parts = crew.parts({blocks}, cut.groups);\n      "
-    )
+    setup = f"const Cut cut({array('int32_t', cut)});\n"
     rows = f"block * S::TILE_ROWS, (block + 1 < {blocks} ? (block + 1) * S::TILE_ROWS : S::ROWS)"
     body = (
         "        const int block = task / parts, part = task % parts;\n"
@@ -53,7 +51,7 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
     comment = f"{node.layer}: {node.op} {node.weight.shape}, {schedule.format}: {schedule.reason}"
     macs = int(np.count_nonzero(node.weight)) * target.geometry.height * target.geometry.width
     info = StepInfo(node.output, schedule.format, node.layer, macs * plan.images * plan.groups)
-    return Piece(info, constants, f"{blocks} * parts", body, comment, setup)
+    return Piece(info, constants, f"{blocks}", body, comment, setup, parts="cut.groups")
 
 
 def _constants(

@@ -14,7 +14,8 @@ class Piece(msgspec.Struct, frozen=True):
     """A step: what it is, its struct of constants, its number of tasks, and the body of one task (C++).
 
     ``constants`` describe the shape alone, since steps of one shape share their machine code; what differs from step to
-    step (places in the arena, arrays in the weight file) stands in the body. ``setup`` runs before the tasks.
+    step (places in the arena, arrays in the weight file) stands in the body. ``setup`` runs before the tasks. Where
+    ``parts`` is given, it is how many parts a task may be cut into: the body then finds their number in ``parts``.
     """
 
     info: StepInfo
@@ -23,6 +24,7 @@ class Piece(msgspec.Struct, frozen=True):
     body: str
     comment: str
     setup: str = ""
+    parts: str = ""
 
 
 def literal(value: float) -> str:

@@ -44,7 +44,8 @@ Step: TypeAlias = "Gather | Compute | Scatter"
 class Plan(msgspec.Struct, frozen=True):
     """Steps in order; each tensor's placement, which ones must be kept clean, offsets in the arena of ``size`` bytes.
 
-    Shapes are ``(C, H, W)``; ``images`` pictures go through the steps at once, ``groups`` times in a batch.
+    Shapes are ``(C, H, W)``; ``images`` pictures go through the steps at once, ``groups`` times in a batch. A step
+    whose index is ``joined`` runs tile by tile inside the tasks of the step before it, which writes what it reads.
     """
 
     graph: Graph
@@ -55,6 +56,30 @@ class Plan(msgspec.Struct, frozen=True):
     clean: frozenset[str]
     offsets: dict[str, int]
     size: int
+    joined: frozenset[int] = frozenset()
+
+    def convolutions(self) -> dict[str, Compute]:
+        """The steps that have weights, by output name."""
+        return {
+            step.node.output: step for step in self.steps if isinstance(step, Compute) and isinstance(step.node, Conv)
+        }
+
+    def positions(self) -> dict[str, int]:
+        """Where in ``steps`` each convolution stands, by output name."""
+        return {
+            step.node.output: index
+            for index, step in enumerate(self.steps)
+            if isinstance(step, Compute) and isinstance(step.node, Conv)
+        }
+
+    def paired(self) -> frozenset[str]:
+        """Outputs of the steps that are joined, and of those that they join; their tiles must be one row high."""
+        indices = {index - shift for index in self.joined for shift in (0, 1)}
+        return frozenset(name for name, index in self.positions().items() if index in indices)
+
+    def crew_size(self, threads: int) -> int:
+        """Threads that share a step; with as many groups as threads each thread runs groups of its own (model.h)."""
+        return 1 if self.groups >= threads else threads
 
 
 class _Planner:
@@ -138,21 +163,51 @@ def make_plan(graph: Graph, geometries: dict[tuple[int, int], Geometry], batch_s
     images = next(iter(geometries.values())).images
     assert batch_size % images == 0
     steps = tuple(planner.steps)
-    offsets, size = place_buffers(steps, planner.tensors)
-    return Plan(graph, images, batch_size // images, steps, planner.tensors, frozenset(planner.clean), offsets, size)
+    joined = joinable(steps, planner.tensors)
+    offsets, size = place_buffers(steps, planner.tensors, joined)
+    groups = batch_size // images
+    return Plan(graph, images, groups, steps, planner.tensors, frozenset(planner.clean), offsets, size, joined)
 
 
-def place_buffers(steps: tuple[Step, ...], tensors: dict[str, Placement]) -> tuple[dict[str, int], int]:
+def joinable(steps: tuple[Step, ...], tensors: dict[str, Placement]) -> frozenset[int]:
+    """Steps that can run tile by tile with the step before: 1x1 convolutions of the very map that it writes.
+
+    The reader then finds each tile in the cache, which matters where the whole map does not fit in it; a pair at most,
+    and only where rows are long and many enough to make tiles and tasks of them.
+    """
+    found: set[int] = set()
+    for index in range(1, len(steps)):
+        before, step = steps[index - 1], steps[index]
+        if not (isinstance(before, Compute) and isinstance(step, Compute)) or index - 1 in found:
+            continue
+        if not (isinstance(before.node, Conv) and isinstance(step.node, Conv)) or step.inputs != (before.node.output,):
+            continue
+        assert step.window is not None
+        geometry = tensors[before.node.output].geometry
+        pointwise = (
+            step.node.weight.shape[2:] == (1, 1) and step.window.stride == (1, 1) and not any(step.window.padding)
+        )
+        same = tensors[step.node.output].geometry == geometry and step.node.groups == 1
+        if pointwise and same and geometry.columns >= 5 and geometry.rows >= 4:
+            found.add(index)
+    return frozenset(found)
+
+
+def place_buffers(
+    steps: tuple[Step, ...], tensors: dict[str, Placement], joined: frozenset[int] = frozenset()
+) -> tuple[dict[str, int], int]:
     """Arena offsets by lifetime: a residual that dies is overwritten in place, other space is reused first-fit."""
     owner: dict[str, str] = {}
     life: dict[str, list[int]] = {}
     last_read = {name: index for index, step in enumerate(steps) for name in step_reads(step)}
     for index, step in enumerate(steps):
         target = step_writes(step)
+        # joined steps run at the same time as the one before
+        time = index - 1 if index in joined else index
         if target is not None:
             replaced = _overwrites(step, index, last_read, tensors)
             owner[target] = target if replaced is None else owner[replaced]
-            life.setdefault(owner[target], [index, index])
+            life.setdefault(owner[target], [time, time])
         for name in [*step_reads(step), *([target] if target else [])]:
             life[owner[name]][1] = index
     placed: list[tuple[int, int, int, int]] = []

@@ -64,6 +64,35 @@ def candidates(plan: Plan, step: Compute, isa: Isa, l1: int) -> list[Schedule]:
     return sorted(options, key=lambda option: option.cycles)
 
 
+def options(plan: Plan, isa: Isa, l1: int) -> dict[str, list[Schedule]]:
+    """The candidates of each convolution, by output name; those of joined steps have tiles of one row."""
+    paired = plan.paired()
+    found = {}
+    for name, step in plan.convolutions().items():
+        ranked = candidates(plan, step, isa, l1)
+        found[name] = [option for option in ranked if option.tile_rows == 1] if name in paired else ranked
+    return found
+
+
+def without_joins(plan: Plan, keep: frozenset[int] = frozenset()) -> Plan:
+    """The same plan, in which only the steps in ``keep`` are joined; buffers may stay where they are."""
+    return msgspec.structs.replace(plan, joined=plan.joined & keep)
+
+
+def useful_joins(plan: Plan, threads: int, l2: int) -> frozenset[int]:
+    """Joins that leave work for all threads to the end, of maps that the second-level cache does not hold."""
+    crew = plan.crew_size(threads)
+    found = set()
+    for index in plan.joined:
+        step = plan.steps[index]
+        assert isinstance(step, Compute)
+        read = plan.tensors[step.inputs[0]]
+        rows = read.geometry.rows
+        if (rows % crew == 0 or rows >= 8 * crew) and 2 * read.size > l2:
+            found.add(index)
+    return frozenset(found)
+
+
 def _tiles(plan: Plan, step: Compute, isa: Isa, kernel: Kernel) -> list[tuple[int, int, int]]:
     """``(rows, columns, block)`` whose accumulators and operands fit the registers."""
     geometry = plan.tensors[step.node.output].geometry

@@ -21,9 +21,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     return library
 
 
-def step_times(
-    library: ctypes.CDLL, weights: bytes, plan: Plan, batch_size: int, threads: int, repeats: int
-) -> NDArray[np.float64]:
+def step_times(library: ctypes.CDLL, weights: bytes, plan: Plan, threads: int, repeats: int) -> NDArray[np.float64]:
     """Shortest time of each step in ms, over ``repeats`` runs after one to warm up.
 
     The shortest, because what disturbs a run only ever makes it longer.
@@ -33,6 +31,7 @@ def step_times(
     handle = library.st3_open(content.ctypes.data, content.size, threads, error, len(error))
     assert handle, error.value
     try:
+        batch_size = plan.images * plan.groups
         generator = np.random.default_rng(0)
         inputs = generator.standard_normal((batch_size, *plan.graph.shapes[plan.graph.input])).astype(np.float32)
         outputs = np.empty((batch_size, *plan.graph.shapes[plan.graph.output]), np.float32)

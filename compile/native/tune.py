@@ -16,12 +16,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.graph import Conv
 from compile.native import tuning_cache
 from compile.native.emit import emit
 from compile.native.isa import Isa
-from compile.native.plan import Compute, Plan
-from compile.native.schedule import Schedule
+from compile.native.plan import Plan
+from compile.native.schedule import Schedule, options, without_joins
 from compile.native.toolchain import build_library
 from compile.native.trial import open_library, step_times
 
@@ -39,13 +38,8 @@ class Tuner:
 
     def __init__(self, plan: Plan, options: dict[str, list[Schedule]], isa: Isa, threads: int) -> None:
         self.plan, self.options, self.isa, self.threads = plan, options, isa, threads
-        self.batch_size = plan.images * plan.groups
         self.times: dict[str, dict[Schedule, float]] = {name: {} for name in options}
-        self.position = {
-            step.node.output: index
-            for index, step in enumerate(plan.steps)
-            if isinstance(step, Compute) and isinstance(step.node, Conv)
-        }
+        self.position = plan.positions()
 
     def versions(self) -> list[list[dict[str, Schedule]]]:
         """Per set of codes the versions that one library runs: the same codes, each with all its chunk sizes."""
@@ -63,7 +57,7 @@ class Tuner:
             libraries = []
             with ThreadPoolExecutor(_COMPILERS) as pool:
                 jobs = [
-                    pool.submit(self._compile, versions[0], Path(folder) / f"{i}") for i, versions in enumerate(groups)
+                    pool.submit(self.compile, versions[0], Path(folder) / f"{i}") for i, versions in enumerate(groups)
                 ]
                 for done, job in enumerate(jobs, start=1):
                     libraries.append(open_library(job.result()))
@@ -71,11 +65,12 @@ class Tuner:
             turns = [(i, version) for _ in range(rounds) for i, versions in enumerate(groups) for version in versions]
             for done, (index, version) in enumerate(turns, start=1):
                 weights = emit(self.plan, version, self.isa).weights
-                times = step_times(libraries[index], weights, self.plan, self.batch_size, self.threads, _REPEATS)
+                times = step_times(libraries[index], weights, self.plan, self.threads, _REPEATS)
                 self._note(version, times)
                 report(f"tuning: measured {done} of {len(turns)} versions")
 
-    def _compile(self, version: dict[str, Schedule], stem: Path) -> Path:
+    def compile(self, version: dict[str, Schedule], stem: Path) -> Path:
+        """Build one library at ``stem``; its path."""
         text, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
         text.write_text(emit(self.plan, version, self.isa).text, encoding="utf-8")
         build_library(text, library, self.isa)
@@ -92,36 +87,56 @@ class Tuner:
         return [[{name: best[min(i, len(best) - 1)] for name, best in ranked.items()}] for i in range(_FINALISTS)]
 
 
-def tune(
-    plan: Plan, options: dict[str, list[Schedule]], isa: Isa, threads: int, report: Progress
-) -> dict[str, Schedule]:
-    """The fastest schedule of each layer on this machine.
+def tune(plan: Plan, isa: Isa, threads: int, l1: int, report: Progress) -> tuple[Plan, dict[str, Schedule]]:
+    """The fastest schedule of each layer on this machine, and the plan with those joins that pay.
 
     Args:
-        plan: the network's plan.
-        options: per convolution, by output name, its schedules, the cost model's best first.
+        plan: the network's plan; its joins are tried together, and taken if they make the whole network faster.
         isa: the instruction set, which this machine must have.
         threads: how many threads run.
+        l1: bytes of the first-level cache.
         report: is told in words what happens.
     """
-    keys = {
-        step.node.output: tuning_cache.key(plan, step, isa, threads)
-        for step in plan.steps
-        if isinstance(step, Compute) and isinstance(step.node, Conv)
-    }
+    # groups of pictures that run on threads of their own are all alike, so one is measured
+    crew = plan.crew_size(threads)
+    joined = msgspec.structs.replace(plan, groups=1) if crew == 1 else plan
+    apart = without_joins(joined)
+    keys = {name: tuning_cache.key(plan, step, isa, crew) for name, step in plan.convolutions().items()}
+    pairs = tuning_cache.join_key(keys.values())
     known = tuning_cache.read()
-    if all(key in known for key in keys.values()):
-        return {name: known[key] for name, key in keys.items()}
-    first = Tuner(plan, options, isa, threads)
+    if all(key in known.schedules for key in keys.values()) and pairs in known.joins:
+        schedules = {name: known.schedules[key] for name, key in keys.items()}
+        return (plan if known.joins[pairs] else without_joins(plan)), schedules
+    first = Tuner(apart, options(plan, isa, l1), isa, crew)
     first.measure(first.versions(), 1, report)
-    last = Tuner(plan, options, isa, threads)
+    last = Tuner(apart, first.options, isa, crew)
     last.measure(first.finalists(), _FINAL_ROUNDS, report)
     chosen = {}
     for name, times in last.times.items():
         best = min(times, key=times.__getitem__)
         chosen[name] = msgspec.structs.replace(best, reason=_reason(best, times[best], first.times[name]))
-    tuning_cache.write({keys[name]: schedule for name, schedule in chosen.items()})
-    return chosen
+    pays = bool(plan.joined) and _faster_joined(joined, apart, chosen, isa, crew, report)
+    found = tuning_cache.Known({keys[name]: schedule for name, schedule in chosen.items()}, {pairs: pays})
+    tuning_cache.write(found)
+    return (plan if pays else without_joins(plan)), chosen
+
+
+def _faster_joined(
+    joined: Plan, apart: Plan, chosen: dict[str, Schedule], isa: Isa, threads: int, report: Progress
+) -> bool:
+    report("tuning: trying joined layers")
+    with tempfile.TemporaryDirectory(prefix="st3-tune-") as folder:
+        plans = (joined, apart)
+        tuners = [Tuner(plan, {}, isa, threads) for plan in plans]
+        with ThreadPoolExecutor(_COMPILERS) as pool:
+            paths = list(pool.map(lambda i: tuners[i].compile(chosen, Path(folder) / str(i)), range(2)))
+        libraries = [open_library(path) for path in paths]
+        weights = [emit(plan, chosen, isa).weights for plan in plans]
+        totals: list[list[float]] = [[], []]
+        for _ in range(_FINAL_ROUNDS):
+            for i, plan in enumerate(plans):
+                totals[i].append(float(step_times(libraries[i], weights[i], plan, threads, _REPEATS).sum()))
+    return min(totals[0]) < min(totals[1])
 
 
 def _by_code(schedules: list[Schedule]) -> list[list[Schedule]]:

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -29,24 +30,37 @@ def cache_file() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "st3" / _FILE
 
 
-def read() -> dict[str, Schedule]:
+class Known(msgspec.Struct, frozen=True):
+    """Schedules by the key of a layer, and whether the joins of a network pay by ``join_key``."""
+
+    schedules: dict[str, Schedule] = {}
+    joins: dict[str, bool] = {}
+
+
+def read() -> Known:
     """All that is remembered; nothing where the file is missing or damaged."""
     try:
-        return msgspec.json.decode(cache_file().read_bytes(), type=dict[str, Schedule])
+        return msgspec.json.decode(cache_file().read_bytes(), type=Known)
     except (OSError, msgspec.MsgspecError):
-        return {}
+        return Known()
 
 
-def write(found: dict[str, Schedule]) -> None:
+def write(found: Known) -> None:
     """Add to what is remembered. A cache that cannot be written is no reason to fail."""
     path = cache_file()
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(msgspec.json.encode(read() | found))
+        old = read()
+        part.write_bytes(msgspec.json.encode(Known(old.schedules | found.schedules, old.joins | found.joins)))
         part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)
+
+
+def join_key(keys: Iterable[str]) -> str:
+    """Digest of a network's layers."""
+    return hashlib.sha256("".join(keys).encode()).hexdigest()
 
 
 def key(plan: Plan, step: Compute, isa: Isa, threads: int) -> str:
@@ -58,7 +72,7 @@ def key(plan: Plan, step: Compute, isa: Isa, threads: int) -> str:
         _machine(),
         isa.name,
         threads,
-        (plan.images, plan.groups),
+        plan.images,
         (conv.weight.shape, conv.groups, conv.activation, conv.factor is not None),
         round(math.log(max(nonzeros, 1)) * _DENSITY_STEPS),
         repr(step.window),
