@@ -7,9 +7,11 @@ import math
 
 import msgspec
 
-from compile.graph import Conv, Elementwise, Mean, Pool
+from compile.graph import AdaptivePool, Concat, Conv, LayerNorm, Mean, Pool
 from compile.native.emit_conv import emit_conv
-from compile.native.emit_moves import emit_add, emit_gather, emit_mean, emit_pool, emit_scatter
+from compile.native.emit_elementwise import emit_elementwise, emit_layer_norm
+from compile.native.emit_moves import emit_gather, emit_scatter
+from compile.native.emit_pool import emit_adaptive_pool, emit_mean, emit_pool
 from compile.native.isa import Isa
 from compile.native.kernel_table import KERNELS
 from compile.native.pieces import Piece, literal, tensor_index
@@ -17,7 +19,6 @@ from compile.native.plan import Compute, Gather, Plan, Scatter, Step
 from compile.native.schedule import Schedule
 from compile.native.weights import WeightFile
 from runtime.abi import ABI_VERSION
-from runtime.errors import UserError
 from runtime.steps import StepInfo
 
 
@@ -51,7 +52,7 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa) -> Source:
         f"#define ST3_ABI_VERSION {ABI_VERSION}",
         f"#define ST3_LANES {isa.lanes}",
         f"#define ST3_CONTENT {content:#x}ull",
-        *(f'#include "{name}.h"' for name in ("model", "move", *KERNELS, "pool")),
+        *(f'#include "{name}.h"' for name in ("model", "move", *KERNELS, "pool", "elementwise", "layer_norm")),
         "namespace {",
         "using namespace st3;",
         *body,
@@ -74,7 +75,7 @@ def _content(plan: Plan, body: list[str]) -> int:
     """A number that ties a library to the weight files it can run, however their weights are cut."""
     digest = hashlib.sha256("".join(body).encode())
     for step in plan.steps:
-        if isinstance(step, Compute) and isinstance(step.node, Conv):
+        if isinstance(step, Compute) and isinstance(step.node, (Conv, LayerNorm)):
             digest.update(step.node.weight.tobytes() + step.node.bias.tobytes())
     return int.from_bytes(digest.digest()[:8], "little")
 
@@ -88,12 +89,15 @@ def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], file: WeightF
     if isinstance(node, Conv):
         return emit_conv(plan, step, node, schedules[node.output], file)
     if isinstance(node, Pool):
-        return emit_pool(plan, step, node)
+        return emit_pool(plan, step, node, file)
+    if isinstance(node, AdaptivePool):
+        return emit_adaptive_pool(plan, step, node, file)
     if isinstance(node, Mean):
         return emit_mean(plan, step, file)
-    if isinstance(node, Elementwise):
-        return emit_add(plan, step, node)
-    raise UserError(f"node {node.output!r} is a {type(node).__name__}, which the native backend does not have yet")
+    if isinstance(node, LayerNorm):
+        return emit_layer_norm(plan, step, node, file)
+    assert not isinstance(node, Concat), "the plan makes copies of it"
+    return emit_elementwise(plan, step, node)
 
 
 def _struct(name: str, constants: dict[str, str], comment: str) -> str:

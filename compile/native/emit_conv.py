@@ -21,7 +21,7 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
     """A convolution: one task per block of output rows and part of the output channels."""
     assert step.window is not None
     window, source, target = step.window, plan.tensors[step.inputs[0]], plan.tensors[node.output]
-    residual = plan.tensors[step.inputs[1]] if len(step.inputs) > 1 else None
+    operands = _operands(step, node)
     blocks = -(-target.geometry.rows // schedule.tile_rows)
     taps = Taps(
         source.channels,
@@ -34,9 +34,11 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
     kernel = KERNELS[schedule.format]
     packed = find_format(schedule.format).pack(node.weight, taps, schedule.cut)
     arrays = ", ".join(array(kind, file.add(content)) for kind, content in kernel.arrays(packed))
-    constants = _constants(node, window, source, target, residual, schedule) | kernel.constants(packed)
+    constants = _constants(node, window, source, target, schedule) | kernel.constants(packed)
+    for letter, name in (("R", operands["residual"]), ("F", operands["factor"])):
+        constants |= _operand_constants(letter, None if name is None else plan.tensors[name])
     cut = file.add(cut_array(packed.chunks, packed.bounds))
-    addend = f"arena + {origin(plan, step.inputs[1])}" if residual else "nullptr"
+    places = ", ".join("nullptr" if name is None else f"arena + {origin(plan, name)}" for name in operands.values())
     setup = f"const Cut cut({array('int32_t', cut)});\n"
     rows = f"block * S::TILE_ROWS, (block + 1 < {blocks} ? (block + 1) * S::TILE_ROWS : S::ROWS)"
     body = (
@@ -44,7 +46,7 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
         "        const int low = cut.groups * part / parts, high = cut.groups * (part + 1) / parts;\n"
         f"        each_tile<S>(block, {kernel.type}<S>{{{arrays}, cut,\n"
         f"            arena + {origin(plan, step.inputs[0], -window.padding[0], -window.padding[1])},\n"
-        f"            arena + {origin(plan, node.output)}, {addend},\n"
+        f"            arena + {origin(plan, node.output)}, {{{places}}},\n"
         f"            {array('float', file.add(node.bias))}, low, high}});\n"
         + exchange(plan, node.output, rows, "cut.bounds[low], cut.bounds[high]")
     )
@@ -59,7 +61,6 @@ def _constants(
     window: Window,
     source: Placement,
     target: Placement,
-    residual: Placement | None,
     schedule: Schedule,
 ) -> dict[str, str]:
     """What the kernels must know of a shape; the strides are in bytes."""
@@ -75,8 +76,20 @@ def _constants(
         "long X_COLUMN": str(window.stride[1] * source.vector),
         "long Y_ROW": str(target.row_stride),
         "long Y_CHANNEL": str(target.channel_stride),
-        "bool RESIDUAL": "true" if residual else "false",
-        "long R_ROW": str(residual.row_stride if residual else 0),
-        "long R_CHANNEL": str(residual.channel_stride if residual else 0),
         "Activation ACTIVATION": node.activation.upper(),
+    }
+
+
+def _operands(step: Compute, node: Conv) -> dict[str, str | None]:
+    """The tensors that hold the residual and the factor; ``step.inputs`` has those that the node has, in this order."""
+    given = iter(step.inputs[1:])
+    return {key: None if getattr(node, key) is None else next(given) for key in ("residual", "factor")}
+
+
+def _operand_constants(letter: str, operand: Placement | None) -> dict[str, str]:
+    name = {"R": "RESIDUAL", "F": "FACTOR"}[letter]
+    return {
+        f"bool {name}": "false" if operand is None else "true",
+        f"long {letter}_ROW": str(0 if operand is None else operand.row_stride),
+        f"long {letter}_CHANNEL": str(0 if operand is None else operand.channel_stride),
     }

@@ -64,12 +64,16 @@ class Geometry(msgspec.Struct, frozen=True):
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """A tensor in memory: ``channels`` of a geometry with a halo of ``(top, left, bottom, right)`` positions."""
+    """A tensor in memory: ``channels`` of a geometry with a halo of ``(top, left, bottom, right)`` positions.
+
+    A tensor that is some channels of a larger one has the larger one's number of channels as ``whole``.
+    """
 
     geometry: Geometry
     channels: int
     halo: tuple[int, int, int, int] = (0, 0, 0, 0)
     fill: float = 0.0
+    whole: int = 0
 
     @property
     def width(self) -> int:
@@ -99,11 +103,11 @@ class Placement(msgspec.Struct, frozen=True):
     @property
     def row_stride(self) -> int:
         """Bytes from one row to the next."""
-        return self.width * self.vector * (1 if self.by_channel else self.channels)
+        return self.width * self.vector * (1 if self.by_channel else max(self.whole, self.channels))
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
+        """Bytes of its channels in all."""
         return self.height * self.width * self.vector * self.channels
 
     def offset(self, row: int, column: int) -> int:

@@ -6,6 +6,7 @@ import math
 
 import msgspec
 
+from compile.native.geometry import Placement
 from compile.native.plan import Plan
 from runtime.steps import StepInfo
 
@@ -51,10 +52,39 @@ def origin(plan: Plan, tensor: str, row: int = 0, column: int = 0) -> int:
 
 def exchange(plan: Plan, tensor: str, rows: str, channels: str) -> str:
     """C++ that rewrites the halo that depends on some rows and channels, where anybody reads it."""
-    if tensor not in plan.clean:
+    whole = plan.owner(tensor)
+    if whole not in plan.clean:
         return ""
-    name = f"Tensor{tensor_index(plan, tensor)}"
+    name = f"Tensor{tensor_index(plan, whole)}"
     return (
         f"      exchange<{name}>(arena + {plan.offsets[tensor]},\n"
         f"          {array('Edge', f'{name}::EDGES')}, {array('int32_t', f'{name}::START')}, {rows}, {channels});\n"
     )
+
+
+def per_row(plan: Plan, output: str, constants: dict[str, str], call: str, kernel: str) -> Piece:
+    """A step without weights, from the C++ ``call`` for one ``row`` of one ``channel``.
+
+    One task per row and run of 32 channels; where a channel's rows lie together, per run of 8 channels.
+    """
+    target = plan.tensors[output]
+    rows, run = (1, 8) if target.by_channel else (target.geometry.rows, 32)
+    runs = -(-target.channels // run)
+    last = "first + 1" if rows > 1 else f"first + {target.geometry.rows}"
+    body = (
+        f"        const int first = task / {runs}, last = {last}, low = task % {runs} * {run};\n"
+        f"        const int high = low + {run} < {target.channels} ? low + {run} : {target.channels};\n"
+        "        for (int channel = low; channel < high; channel++)\n"
+        f"          for (int row = first; row < last; row++) {call};\n"
+        + exchange(plan, output, "first, last", "low, high")
+    )
+    return Piece(StepInfo(output, kernel), constants, str(rows * runs), body, f"{kernel} {output}")
+
+
+def output_constants(target: Placement) -> dict[str, str]:
+    """What a kernel that writes row by row must know of its result; the strides are in bytes."""
+    return {
+        "int COLUMNS": str(target.geometry.columns),
+        "long Y_ROW": str(target.row_stride),
+        "long Y_CHANNEL": str(target.channel_stride),
+    }

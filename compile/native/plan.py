@@ -2,6 +2,7 @@
 
 Every value gets a geometry that depends on its size alone, so that a residual always fits. A consumer reads the value
 in place where its window allows it; otherwise a gather step brings the value into the geometry that the window needs.
+What a concatenation joins is written straight to its channels of the whole wherever that is possible.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from compile.graph import Conv, Elementwise, Graph, Node, Pool, reads
+from compile.graph import Concat, Conv, Elementwise, Graph, LayerNorm, Node, Pool, reads
 from compile.native.geometry import Geometry, Placement
+from compile.native.join import Slice, join, positions
 from compile.native.window import Window, strided_window, subsampled_window
 
 
@@ -25,7 +27,10 @@ class Gather(msgspec.Struct, frozen=True):
 
 
 class Compute(msgspec.Struct, frozen=True):
-    """Runs a node: ``inputs`` are the tensors it reads (after relayout), in the order of ``graph.reads``."""
+    """Runs a node: ``inputs`` are the tensors it reads (after relayout), in the order of ``graph.reads``.
+
+    The node is never a concatenation: that takes no step, or a copy of each input that was not written in place.
+    """
 
     node: Node
     inputs: tuple[str, ...]
@@ -44,8 +49,9 @@ Step: TypeAlias = "Gather | Compute | Scatter"
 class Plan(msgspec.Struct, frozen=True):
     """Steps in order; each tensor's placement, which ones must be kept clean, offsets in the arena of ``size`` bytes.
 
-    Shapes are ``(C, H, W)``; ``images`` pictures go through the steps at once, ``groups`` times in a batch. A step
-    whose index is ``joined`` runs tile by tile inside the tasks of the step before it, which writes what it reads.
+    Shapes are ``(C, H, W)``; ``images`` pictures go through the steps at once, ``groups`` times in a batch. A tensor in
+    ``slices`` is some channels of another, which is clean, or not, as a whole. A step whose index is ``joined`` runs
+    tile by tile inside the tasks of the step before it, which writes what it reads.
     """
 
     graph: Graph
@@ -53,6 +59,7 @@ class Plan(msgspec.Struct, frozen=True):
     groups: int
     steps: tuple[Step, ...]
     tensors: dict[str, Placement]
+    slices: dict[str, Slice]
     clean: frozenset[str]
     offsets: dict[str, int]
     size: int
@@ -81,13 +88,26 @@ class Plan(msgspec.Struct, frozen=True):
         """Threads that share a step; with as many groups as threads each thread runs groups of its own (model.h)."""
         return 1 if self.groups >= threads else threads
 
+    def owner(self, tensor: str) -> str:
+        """The whole that a tensor is a slice of; itself if it is none."""
+        return owner(self.slices, tensor)
+
+
+def owner(slices: dict[str, Slice], tensor: str) -> str:
+    """The whole that a tensor is a slice of; itself if it is none."""
+    return slices[tensor].whole if tensor in slices else tensor
+
 
 class _Planner:
-    """Collects what the consumers ask of each tensor; halos grow while consumers are added."""
+    """Collects what the consumers ask of each tensor; halos grow while consumers are added.
+
+    ``tensors`` and ``clean`` have the wholes only.
+    """
 
     def __init__(self, graph: Graph, geometries: dict[tuple[int, int], Geometry]) -> None:
         self.graph = graph
         self.geometries = geometries
+        self.slices = join(graph)
         self.tensors: dict[str, Placement] = {}
         self.clean: set[str] = set()
         self.steps: list[Step] = []
@@ -98,7 +118,9 @@ class _Planner:
         return self.geometries[shape[1:]]
 
     def add_value(self, value: str) -> None:
-        self.tensors[value] = Placement(self.geometry(value), self.graph.shapes[value][0])
+        whole = owner(self.slices, value)
+        if whole not in self.tensors:
+            self.tensors[whole] = Placement(self.geometry(whole), self.graph.shapes[whole][0])
 
     def widen(self, tensor: str, window: Window) -> None:
         """Grow a tensor's halo to what a window reads."""
@@ -108,16 +130,18 @@ class _Planner:
         self.tensors[tensor] = Placement(old.geometry, old.channels, (halo[0], halo[1], halo[2], halo[3]), fill)
 
     def fits_in_place(self, value: str, window: Window) -> bool:
-        if value not in self.tensors or window.step != (1, 1) or self.tensors[value].geometry != window.geometry:
+        whole = owner(self.slices, value)
+        if whole not in self.tensors or window.step != (1, 1) or self.tensors[whole].geometry != window.geometry:
             return False
-        return not window.clean or value not in self.clean or self.tensors[value].fill == window.fill
+        return not window.clean or whole not in self.clean or self.tensors[whole].fill == window.fill
 
     def bring(self, value: str, window: Window) -> str:
         """The tensor from which a window reads ``value``; adds a gather step where the value does not fit in place."""
         if self.fits_in_place(value, window):
-            self.widen(value, window)
+            whole = owner(self.slices, value)
+            self.widen(whole, window)
             if window.clean:
-                self.clean.add(value)
+                self.clean.add(whole)
             return value
         key = (value, window.geometry, window.fill, window.step)
         if key not in self.gathered:
@@ -142,7 +166,28 @@ class _Planner:
         geometry = self.geometry(value)
         return self.bring(value, Window(geometry, (0, 0, 0, 0), 0.0, (1, 1), (0, 0), (1, 1), clean=False))
 
+    def add_concat(self, node: Concat) -> None:
+        """Copies the inputs that do not lie in their place; the others were written there."""
+        whole = self.slices.get(node.output, Slice(node.output, 0, self.graph.shapes[node.output][0]))
+        self.add_value(node.output)
+        for index, (value, wanted) in enumerate(zip(node.inputs, positions(self.graph, node, whole), strict=True)):
+            if self.slices.get(value) != wanted:
+                name = f"{node.output}.part{index}"
+                self.steps.append(Compute(Elementwise(name, value, None), (self.bring_whole(value),), None))
+                self.slices[name] = wanted
+
+    def placements(self) -> dict[str, Placement]:
+        """Every tensor, slices included."""
+        found = dict(self.tensors)
+        for name, part in self.slices.items():
+            whole = self.tensors[part.whole]
+            found[name] = msgspec.structs.replace(whole, channels=part.channels, whole=whole.channels)
+        return found
+
     def add_node(self, node: Node) -> None:
+        if isinstance(node, Concat):
+            self.add_concat(node)
+            return
         window: Window | None = None
         if isinstance(node, (Conv, Pool)):
             tensor, window = self.bring_for(node)
@@ -162,11 +207,11 @@ def make_plan(graph: Graph, geometries: dict[tuple[int, int], Geometry], batch_s
     planner.steps.append(Scatter(planner.bring_whole(graph.output)))
     images = next(iter(geometries.values())).images
     assert batch_size % images == 0
-    steps = tuple(planner.steps)
-    joined = joinable(steps, planner.tensors)
-    offsets, size = place_buffers(steps, planner.tensors, joined)
+    steps, tensors = tuple(planner.steps), planner.placements()
+    joined, clean = joinable(steps, tensors), frozenset(planner.clean)
+    offsets, size = place_buffers(steps, tensors, planner.slices, joined)
     groups = batch_size // images
-    return Plan(graph, images, groups, steps, planner.tensors, frozenset(planner.clean), offsets, size, joined)
+    return Plan(graph, images, groups, steps, tensors, planner.slices, clean, offsets, size, joined)
 
 
 def joinable(steps: tuple[Step, ...], tensors: dict[str, Placement]) -> frozenset[int]:
@@ -194,28 +239,43 @@ def joinable(steps: tuple[Step, ...], tensors: dict[str, Placement]) -> frozense
 
 
 def place_buffers(
-    steps: tuple[Step, ...], tensors: dict[str, Placement], joined: frozenset[int] = frozenset()
+    steps: tuple[Step, ...],
+    tensors: dict[str, Placement],
+    slices: dict[str, Slice],
+    joined: frozenset[int] = frozenset(),
 ) -> tuple[dict[str, int], int]:
     """Arena offsets by lifetime: a residual that dies is overwritten in place, other space is reused first-fit."""
-    owner: dict[str, str] = {}
+    roots: dict[str, str] = {}
     life: dict[str, list[int]] = {}
     last_read = {name: index for index, step in enumerate(steps) for name in step_reads(step)}
+    wholes = {part.whole for part in slices.values()}
     for index, step in enumerate(steps):
         target = step_writes(step)
         # joined steps run at the same time as the one before
         time = index - 1 if index in joined else index
         if target is not None:
             replaced = _overwrites(step, index, last_read, tensors)
-            owner[target] = target if replaced is None else owner[replaced]
-            life.setdefault(owner[target], [time, time])
+            apart = replaced is None or owner(slices, target) in wholes or owner(slices, replaced) in wholes
+            roots[target] = owner(slices, target) if apart or replaced is None else roots[replaced]
+            life.setdefault(roots[target], [time, time])
         for name in [*step_reads(step), *([target] if target else [])]:
-            life[owner[name]][1] = index
+            root = roots.setdefault(name, owner(slices, name))
+            life[root][1] = index
+    starts, size = _first_fit(life, {root: tensors[root].size for root in life})
+    offsets = {name: starts[root] for name, root in roots.items()}
+    for name, part in slices.items():
+        offsets[name] = starts[part.whole] + part.channel * tensors[name].channel_stride
+    return offsets, size
+
+
+def _first_fit(life: dict[str, list[int]], sizes: dict[str, int]) -> tuple[dict[str, int], int]:
+    """Offsets such that tensors that live together do not overlap, the largest placed first; and the size of all."""
     placed: list[tuple[int, int, int, int]] = []
     starts: dict[str, int] = {}
     page = 4096
-    for name in sorted(life, key=lambda n: -tensors[n].size):
+    for name in sorted(life, key=lambda n: -sizes[n]):
         begin, end = life[name]
-        size = -(-tensors[name].size // page) * page
+        size = -(-sizes[name] // page) * page
         at = 0
         for low, high, start, stop in sorted(placed, key=lambda p: p[2]):
             if high < begin or low > end or stop <= at:
@@ -225,7 +285,7 @@ def place_buffers(
             at = stop
         placed.append((begin, end, at, at + size))
         starts[name] = at
-    return {name: starts[root] for name, root in owner.items()}, max((p[3] for p in placed), default=0)
+    return starts, max((p[3] for p in placed), default=0)
 
 
 def step_reads(step: Step) -> tuple[str, ...]:
@@ -245,13 +305,14 @@ def step_writes(step: Step) -> str | None:
 
 
 def _overwrites(step: Step, index: int, last_read: dict[str, int], tensors: dict[str, Placement]) -> str | None:
-    """The operand that an element-wise result may replace: same placement, and nobody reads it later."""
+    """The operand that a result may replace position by position: same placement, and nobody reads it later."""
     if not isinstance(step, Compute):
         return None
     if isinstance(step.node, Conv):
-        operands = step.inputs[1:]
-    elif isinstance(step.node, Elementwise):
-        operands = step.inputs[:1]
+        # not the factor: partial sums are written before it is read
+        operands = step.inputs[1:2] if step.node.residual is not None else ()
+    elif isinstance(step.node, (Elementwise, LayerNorm)):
+        operands = step.inputs
     else:
         return None
     for operand in operands:

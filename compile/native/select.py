@@ -62,7 +62,7 @@ def cost(plan: Plan, l2: int) -> float:
             if isinstance(step.node, Conv):
                 # the weights of a large network are gone from the cache when the next pictures come
                 total += (_FMA * vectors + _L3 * _WEIGHT_BYTES) * nonzeros[step.node.output]
-            if step.node.output in plan.clean:
+            if plan.owner(step.node.output) in plan.clean:
                 total += _EDGE * (target.size / target.vector - vectors * target.channels)
     return total
 

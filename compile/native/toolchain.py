@@ -21,6 +21,7 @@ _FLAGS = (
     "-fvisibility=hidden",
     "-fno-gnu-unique",  # two loaded networks must never share a symbol
     "-ffp-contract=fast",  # a multiply and its add become one instruction
+    "-fno-math-errno",  # a square root is one instruction
     "-fno-exceptions",
     "-fno-rtti",
     "-Wl,--as-needed",  # nothing of the C++ library is used, so the artifact shall not ask for it

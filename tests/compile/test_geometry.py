@@ -101,7 +101,7 @@ def test_buffers_that_live_together_do_not_overlap(seed: int) -> None:
         steps.append(Gather(name, source, plain=not names, step=(1, 1)))
         names.append(name)
     steps.append(Scatter(names[-1]))
-    offsets, size = place_buffers(tuple(steps), tensors)
+    offsets, size = place_buffers(tuple(steps), tensors, {})
     life = {}
     for index, step in enumerate(steps):
         for name in (getattr(step, "source", None), getattr(step, "target", None)):

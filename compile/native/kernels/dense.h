@@ -14,6 +14,7 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
   vec sum[BLOCK][P];
   char* y = place.y + channel * Step::Y_CHANNEL;
   const char* residual = place.residual + channel * Step::R_CHANNEL;
+  const char* factor = place.factor + channel * Step::F_CHANNEL;
 #pragma GCC unroll 8
   for (int o = 0; o < BLOCK; o++) {
     const int valid = channel + o < Step::CHANNELS ? o : 0;  // a padded channel computes the first one's start value
@@ -34,7 +35,8 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
   }
 #pragma GCC unroll 8
   for (int o = 0; o < BLOCK; o++)
-    if (channel + o < Step::CHANNELS) finish<Step, ROWS, COLUMNS, LAST>(sum[o], y + o * Step::Y_CHANNEL);
+    if (channel + o < Step::CHANNELS)
+      finish<Step, ROWS, COLUMNS, LAST>(sum[o], y + o * Step::Y_CHANNEL, factor + o * Step::F_CHANNEL);
 }
 
 template <class Step>
@@ -44,13 +46,13 @@ struct Dense {
   Cut cut;
   const char* input;
   char* output;
-  const char* residual;
+  Operands operands;
   const float* bias;
   int low, high;  // groups of this task
 
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
-    const Place<Step> place(input, output, residual, row, column);
+    const Place<Step> place(input, output, operands, row, column);
     const int first = cut.bounds[low], last = cut.bounds[high];
     for (int chunk = 0; chunk < cut.chunks; chunk++) {
       const int start = static_cast<long>(Step::TAPS) * chunk / cut.chunks;

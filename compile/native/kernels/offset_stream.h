@@ -100,7 +100,7 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
     for (int u = 1; u < U; u++)
 #pragma GCC unroll 32
       for (int p = 0; p < P; p++) sum[0][p] += sum[u][p];
-    finish<Step, ROWS, COLUMNS, LAST>(sum[0], y);
+    finish<Step, ROWS, COLUMNS, LAST>(sum[0], y, place.factor + row->channel * Step::F_CHANNEL);
   }
 }
 
@@ -113,13 +113,13 @@ struct OffsetStream {
   Cut cut;
   const char* input;
   char* output;
-  const char* residual;
+  Operands operands;
   const float* bias;
   int low, high;  // groups of this task
 
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
-    const Place<Step> place(input, output, residual, row, column);
+    const Place<Step> place(input, output, operands, row, column);
     for (int chunk = 0; chunk < cut.chunks; chunk++) {
       const Segment* first = segments + chunk * cut.groups + low;
       const Segment* last = segments + chunk * cut.groups + high - 1;

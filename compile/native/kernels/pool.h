@@ -1,12 +1,15 @@
-// Everything without weights: max and average pooling, the global mean, and element-wise addition.
+// Max and average pooling over windows, and the mean over a whole map.
 #pragma once
 #include "vector.h"
 
 namespace st3 {
 
+static inline vec larger(vec a, vec b) { return ((b > a) | (b != b)) ? b : a; }  // NaN wins, as in torch
+
 // One output row of one channel. The window's border reads the input's halo, which holds the pooling's neutral value.
+// `share` has 1 / (number of pixels averaged) for each lane of each position, where that is not the same for all.
 template <class Step>
-static inline void pool_row(const char* input, char* output, int row, int channel) {
+static inline void pool_row(const char* input, char* output, const float* share, int row, int channel) {
   const char* x = input + row * Step::X_ROW + channel * Step::X_CHANNEL;
   char* y = output + row * Step::Y_ROW + channel * Step::Y_CHANNEL;
   for (int column = 0; column < Step::COLUMNS; column++) {
@@ -14,13 +17,34 @@ static inline void pool_row(const char* input, char* output, int row, int channe
     vec value = load(at);
     for (int tap = 1; tap < Step::TAPS; tap++) {
       const vec next = load(at + Step::OFFSET[tap]);
-      if constexpr (Step::MAXIMUM) {
-        value = ((next > value) | (next != next)) ? next : value;  // NaN wins, as in torch
-      } else {
-        value += next;
-      }
+      value = Step::MAXIMUM ? larger(value, next) : value + next;
     }
-    store(y + column * VECTOR, Step::MAXIMUM ? value : value * Step::FACTOR);
+    if constexpr (!Step::MAXIMUM && Step::EVEN) value *= Step::FACTOR;
+    if constexpr (!Step::MAXIMUM && !Step::EVEN)
+      value *= load(reinterpret_cast<const char*>(share) + (row * Step::COLUMNS + column) * VECTOR);
+    store(y + column * VECTOR, value);
+  }
+}
+
+// One output row of one channel, by a table: for each tap of each position the float offset of each lane's pixel inside
+// the input's channel, or -1 where the lane's window has no more pixels.
+template <class Step>
+static inline void adaptive_row(const char* input, char* output, const int32_t* index, const float* share, int row,
+                                int channel) {
+  const float* x = reinterpret_cast<const float*>(input + channel * Step::X_CHANNEL);
+  char* y = output + row * Step::Y_ROW + channel * Step::Y_CHANNEL;
+  for (int column = 0; column < Step::COLUMNS; column++) {
+    const int place = row * Step::COLUMNS + column;
+    const float nothing = Step::MAXIMUM ? -__builtin_inff() : 0.0f;
+    vec value = splat(nothing);
+    for (int tap = 0; tap < Step::TAPS; tap++) {
+      const int32_t* lanes = index + (static_cast<long>(place) * Step::TAPS + tap) * LANES;
+      vec next{};
+      for (int lane = 0; lane < LANES; lane++) next[lane] = lanes[lane] < 0 ? nothing : x[lanes[lane]];
+      value = Step::MAXIMUM ? larger(value, next) : value + next;
+    }
+    if constexpr (!Step::MAXIMUM) value *= load(reinterpret_cast<const char*>(share) + place * VECTOR);
+    store(y + column * VECTOR, value);
   }
 }
 
@@ -43,18 +67,6 @@ static inline void mean_channel(const char* input, char* output, const int32_t* 
     mean[image] = total * Step::FACTOR;
   }
   store(output + channel * Step::Y_CHANNEL, mean);
-}
-
-template <class Step>
-static inline void add_row(const char* left, const char* right, char* output, int row, int channel) {
-  const char* a = left + row * Step::A_ROW + channel * Step::A_CHANNEL;
-  const char* b = Step::BINARY ? right + row * Step::B_ROW + channel * Step::B_CHANNEL : nullptr;
-  char* y = output + row * Step::Y_ROW + channel * Step::Y_CHANNEL;
-  for (int column = 0; column < Step::COLUMNS; column++) {
-    vec value = load(a + column * VECTOR);
-    if constexpr (Step::BINARY) value += load(b + column * VECTOR);
-    store(y + column * VECTOR, activate<Step::ACTIVATION>(value));
-  }
 }
 
 }  // namespace st3

@@ -3,7 +3,7 @@
 // A task is a block of ROWS output rows for one group of output channels. Inside it the columns are cut into tiles of
 // COLUMNS vectors. Both leave a remainder, so up to four tile shapes are instantiated.
 #pragma once
-#include "vector.h"
+#include "activation.h"
 
 namespace st3 {
 
@@ -34,16 +34,24 @@ static inline void each_tile(int block, const Kernel& kernel) {
   }
 }
 
-// Where tile (row, column) starts: the window's first tap in the input, the tile in the output and in the residual.
+// Maps of the output's shape that a convolution combines with its sums: activate(sum + residual) * factor.
+struct Operands {
+  const char* residual;
+  const char* factor;
+};
+
+// Where tile (row, column) starts: the window's first tap in the input, the tile in the output and in the operands.
 template <class Step>
 struct Place {
   const char* x;
   char* y;
   const char* residual;
-  Place(const char* input, char* output, const char* addend, int row, int column)
+  const char* factor;
+  Place(const char* input, char* output, Operands operands, int row, int column)
       : x(input + row * Step::X_ROW + column * Step::X_COLUMN),
         y(output + row * Step::Y_ROW + column * VECTOR),
-        residual(Step::RESIDUAL ? addend + row * Step::R_ROW + column * VECTOR : nullptr) {}
+        residual(Step::RESIDUAL ? operands.residual + row * Step::R_ROW + column * VECTOR : nullptr),
+        factor(Step::FACTOR ? operands.factor + row * Step::F_ROW + column * VECTOR : nullptr) {}
 };
 
 // The accumulators' first value: bias, plus the residual where there is one.
@@ -65,11 +73,31 @@ static inline void resume(vec (&sum)[ROWS * COLUMNS], const char* y) {
   for (int p = 0; p < ROWS * COLUMNS; p++) sum[p] = load(y + (p / COLUMNS) * Step::Y_ROW + (p % COLUMNS) * VECTOR);
 }
 
+template <class Step>
+static inline vec conclude(vec sum, const char* factor, int row, int column) {
+  vec value = activate<Step::ACTIVATION>(sum);
+  if constexpr (Step::FACTOR) value *= load(factor + row * Step::F_ROW + column * VECTOR);
+  return value;
+}
+
+// Writes the sums, after the last chunk with the activation and the factor. A long activation runs in a loop over what
+// was written: unrolled behind every accumulator it would be most of the kernel's code.
 template <class Step, int ROWS, int COLUMNS, bool LAST>
-static inline void finish(const vec (&sum)[ROWS * COLUMNS], char* y) {
+static inline void finish(const vec (&sum)[ROWS * COLUMNS], char* y, const char* factor) {
+  constexpr bool AT_ONCE = LAST && cheap(Step::ACTIVATION);
 #pragma GCC unroll 32
-  for (int p = 0; p < ROWS * COLUMNS; p++)
-    store(y + (p / COLUMNS) * Step::Y_ROW + (p % COLUMNS) * VECTOR, LAST ? activate<Step::ACTIVATION>(sum[p]) : sum[p]);
+  for (int p = 0; p < ROWS * COLUMNS; p++) {
+    const int row = p / COLUMNS, column = p % COLUMNS;
+    store(y + row * Step::Y_ROW + column * VECTOR, AT_ONCE ? conclude<Step>(sum[p], factor, row, column) : sum[p]);
+  }
+  if constexpr (LAST && !AT_ONCE) {
+    for (int row = 0; row < ROWS; row++)
+#pragma GCC unroll 1
+      for (int column = 0; column < COLUMNS; column++) {
+        char* at = y + row * Step::Y_ROW + column * VECTOR;
+        store(at, conclude<Step>(load(at), factor, row, column));
+      }
+  }
 }
 
 }  // namespace st3

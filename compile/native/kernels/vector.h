@@ -1,4 +1,4 @@
-// One vector of ST3_LANES floats, portable through GCC's vector extensions, and the activations on it.
+// One vector of ST3_LANES floats, portable through GCC's vector extensions.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -24,15 +24,5 @@ static inline const T* array(const char* weights, int number) {
 static inline vec load(const char* at) { return *reinterpret_cast<const vec*>(at); }
 static inline void store(char* at, vec value) { *reinterpret_cast<vec*>(at) = value; }
 static inline vec splat(float value) { return value - vec{}; }  // x - 0 is x, for -0 too
-
-enum Activation { IDENTITY, RELU, RELU6 };
-
-// Comparisons are written so that NaN goes through, as it does in torch.
-template <Activation A>
-static inline vec activate(vec value) {
-  if constexpr (A == RELU || A == RELU6) value = value < 0.0f ? vec{} : value;
-  if constexpr (A == RELU6) value = value > 6.0f ? splat(6.0f) : value;
-  return value;
-}
 
 }  // namespace st3

@@ -1,0 +1,48 @@
+// Normalises the channels of each pixel by themselves.
+#pragma once
+#include "vector.h"
+
+namespace st3 {
+
+// The processor's own square root; -fno-math-errno keeps libm out.
+static inline vec root(vec x) {
+  for (int lane = 0; lane < LANES; lane++) x[lane] = __builtin_sqrtf(x[lane]);
+  return x;
+}
+
+// WIDTH vectors of pixels: their mean over the channels, then the variance around it, then the result. Three passes over
+// data that the first one brought into the cache; the sum of squares in one pass would lose digits.
+template <class Step, int WIDTH>
+static inline void normalise(const char* x, char* y, const float* weight, const float* bias) {
+  vec mean[WIDTH]{}, factor[WIDTH]{};
+  for (int channel = 0; channel < Step::CHANNELS; channel++)
+#pragma GCC unroll 8
+    for (int i = 0; i < WIDTH; i++) mean[i] += load(x + channel * Step::X_CHANNEL + i * VECTOR);
+  for (int i = 0; i < WIDTH; i++) mean[i] *= 1.0f / Step::CHANNELS;
+  for (int channel = 0; channel < Step::CHANNELS; channel++)
+#pragma GCC unroll 8
+    for (int i = 0; i < WIDTH; i++) {
+      const vec distance = load(x + channel * Step::X_CHANNEL + i * VECTOR) - mean[i];
+      factor[i] += distance * distance;
+    }
+  for (int i = 0; i < WIDTH; i++) factor[i] = 1.0f / root(factor[i] * (1.0f / Step::CHANNELS) + Step::EPSILON);
+  for (int channel = 0; channel < Step::CHANNELS; channel++)
+#pragma GCC unroll 8
+    for (int i = 0; i < WIDTH; i++) {
+      const vec distance = load(x + channel * Step::X_CHANNEL + i * VECTOR) - mean[i];
+      store(y + channel * Step::Y_CHANNEL + i * VECTOR, distance * factor[i] * weight[channel] + bias[channel]);
+    }
+}
+
+template <class Step>
+static inline void normalise_row(const char* input, char* output, const float* weight, const float* bias, int row) {
+  constexpr int WIDTH = 4, REST = Step::COLUMNS % WIDTH;
+  const char* x = input + row * Step::X_ROW;
+  char* y = output + row * Step::Y_ROW;
+  int column = 0;
+  for (; column + WIDTH <= Step::COLUMNS; column += WIDTH)
+    normalise<Step, WIDTH>(x + column * VECTOR, y + column * VECTOR, weight, bias);
+  if constexpr (REST != 0) normalise<Step, REST>(x + column * VECTOR, y + column * VECTOR, weight, bias);
+}
+
+}  // namespace st3
