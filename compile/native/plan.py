@@ -12,8 +12,9 @@ from typing import TypeAlias
 import msgspec
 
 from compile.graph import Concat, Conv, Elementwise, Graph, LayerNorm, Node, Pool, reads
+from compile.native.arena import first_fit
 from compile.native.geometry import Geometry, Placement
-from compile.native.join import Slice, join, positions
+from compile.native.join import Slice, join, owner, positions
 from compile.native.window import Window, strided_window, subsampled_window
 
 
@@ -88,17 +89,7 @@ class Plan(msgspec.Struct, frozen=True):
         """Threads that share a step; with as many groups as threads each thread runs groups of its own (model.h)."""
         return 1 if self.groups >= threads else threads
 
-    def owner(self, tensor: str) -> str:
-        """The whole that a tensor is a slice of; itself if it is none."""
-        return owner(self.slices, tensor)
-
-
-def owner(slices: dict[str, Slice], tensor: str) -> str:
-    """The whole that a tensor is a slice of; itself if it is none."""
-    return slices[tensor].whole if tensor in slices else tensor
-
-
-class _Planner:
+    class _Planner:
     """Collects what the consumers ask of each tensor; halos grow while consumers are added.
 
     ``tensors`` and ``clean`` have the wholes only.
@@ -261,31 +252,11 @@ def place_buffers(
         for name in [*step_reads(step), *([target] if target else [])]:
             root = roots.setdefault(name, owner(slices, name))
             life[root][1] = index
-    starts, size = _first_fit(life, {root: tensors[root].size for root in life})
+    starts, size = first_fit(life, {root: tensors[root].size for root in life})
     offsets = {name: starts[root] for name, root in roots.items()}
     for name, part in slices.items():
         offsets[name] = starts[part.whole] + part.channel * tensors[name].channel_stride
     return offsets, size
-
-
-def _first_fit(life: dict[str, list[int]], sizes: dict[str, int]) -> tuple[dict[str, int], int]:
-    """Offsets such that tensors that live together do not overlap, the largest placed first; and the size of all."""
-    placed: list[tuple[int, int, int, int]] = []
-    starts: dict[str, int] = {}
-    page = 4096
-    for name in sorted(life, key=lambda n: -sizes[n]):
-        begin, end = life[name]
-        size = -(-sizes[name] // page) * page
-        at = 0
-        for low, high, start, stop in sorted(placed, key=lambda p: p[2]):
-            if high < begin or low > end or stop <= at:
-                continue
-            if start - at >= size:
-                break
-            at = stop
-        placed.append((begin, end, at, at + size))
-        starts[name] = at
-    return starts, max((p[3] for p in placed), default=0)
 
 
 def step_reads(step: Step) -> tuple[str, ...]:
