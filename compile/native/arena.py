@@ -6,7 +6,7 @@ _PAGE = 4096
 
 
 def first_fit(life: dict[str, list[int]], sizes: dict[str, int]) -> tuple[dict[str, int], int]:
-    """Offsets of tensors, the largest placed first where it fits, and the size of all; ``life`` is first and last step."""
+    """Offsets of tensors, the largest placed first, and the size of all; ``life`` is first and last step of each."""
     placed: list[tuple[int, int, int, int]] = []
     starts: dict[str, int] = {}
     for name in sorted(life, key=lambda n: -sizes[n]):

@@ -15,11 +15,6 @@ class Slice(msgspec.Struct, frozen=True):
     channels: int
 
 
-def owner(self, tensor: str) -> str:
-    """The whole that a tensor is a slice of; itself if it is none."""
-    return owner(self.slices, tensor)
-
-
 def owner(slices: dict[str, Slice], tensor: str) -> str:
     """The whole that a tensor is a slice of; itself if it is none."""
     return slices[tensor].whole if tensor in slices else tensor

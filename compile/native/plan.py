@@ -89,7 +89,12 @@ class Plan(msgspec.Struct, frozen=True):
         """Threads that share a step; with as many groups as threads each thread runs groups of its own (model.h)."""
         return 1 if self.groups >= threads else threads
 
-    class _Planner:
+    def owner(self, tensor: str) -> str:
+        """The whole that a tensor is a slice of; itself if it is none."""
+        return owner(self.slices, tensor)
+
+
+class _Planner:
     """Collects what the consumers ask of each tensor; halos grow while consumers are added.
 
     ``tensors`` and ``clean`` have the wholes only.
