@@ -70,13 +70,14 @@ class Engine(ABC):
         return np.ascontiguousarray(array)
 
 
-def load(path: str | Path, threads: int | None = None, verify: bool = True) -> Engine:
+def load(path: str | Path, threads: int | None = None, verify: bool = True, engine: str | None = None) -> Engine:
     """Open an artifact and load it into its engine.
 
     Args:
         path: the artifact's folder.
         threads: CPU threads to run on; the manifest's number if not given.
         verify: check every file's digest first.
+        engine: who runs it, if not the engine that the artifact was built for: one that reads the same payload.
 
     Raises:
         ArtifactError: the artifact is damaged, or this machine lacks what it needs.
@@ -87,11 +88,11 @@ def load(path: str | Path, threads: int | None = None, verify: bool = True) -> E
     if wanted < 1:
         raise UserError(f"threads must be 1 or more, got {wanted}")
     check_requirements(artifact)
-    key = artifact.manifest.engine
+    key = engine or artifact.manifest.engine
     known = sorted(module.name for module in pkgutil.iter_modules(runtime.engines.__path__))
     if key not in known:
         raise ArtifactError(f"{path} needs the engine {key!r}; this runtime has {', '.join(known)}; update st3")
     module = importlib.import_module(f"runtime.engines.{key}")
-    engine = module.load(artifact, wanted)
-    assert isinstance(engine, Engine), f"runtime.engines.{key}.load returned {type(engine)}"
-    return engine
+    loaded = module.load(artifact, wanted)
+    assert isinstance(loaded, Engine), f"runtime.engines.{key}.load returned {type(loaded)}"
+    return loaded
