@@ -9,6 +9,10 @@ DEVICE ?= cpu
 OUT ?= runs/$(RECIPE)
 # CPU threads of training; latency is measured with one thread and with this many
 THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -lt 2 ] && echo $$n || echo 2)
+# of the CPU engine's benchmark: networks of torchvision, interleaved rounds, weights whose steps are timed
+NETWORKS ?= resnet50
+ROUNDS ?= 25
+STEPS ?=
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -20,7 +24,7 @@ TRAIN = $(ST3) train $(RECIPE) --out $(@D) --evaluation $(OUT)/evaluation --devi
 BENCH_THREADS = --threads 1 $(if $(filter-out 1,$(THREADS)),--threads $(THREADS))
 
 .DELETE_ON_ERROR:
-.PHONY: all setup train compile bench report check test clean
+.PHONY: all setup train compile bench report bench-cpu $(NETWORKS:%=bench-cpu-%) check test clean
 # one training run, compilation or measurement at a time, whatever -j says: they use all cores themselves
 .NOTPARALLEL:
 
@@ -67,6 +71,32 @@ $(OUT)/report.html: $(OUT)/measurements.jsonl
 
 report: $(OUT)/measurements.jsonl
 	$(ST3) report $(OUT)/measurements.jsonl --out $(OUT)
+
+# runs/bench-cpu/NETWORK holds the checkpoints and artifacts, runs/bench-cpu.json (of another network than ResNet-50
+# runs/bench-cpu-NETWORK.json) the rows
+CPU = runs/bench-cpu
+WEIGHTS = $(if $(filter resnet50,$*),dense st3_80 st3_90 st3_95 u_90,dense u_90)
+COMPILER = $(wildcard compile/*.py compile/*/*.py compile/native/kernels/*.h)
+
+bench-cpu: $(NETWORKS:%=bench-cpu-%)
+
+# measures again even if nothing has changed
+$(NETWORKS:%=bench-cpu-%): bench-cpu-%: $(CPU)/%/artifacts/compiled.json
+	$(VENV)/bin/python -m bench.cpu $(CPU)/$*/artifacts --evaluation $(CPU)/$*/evaluation --compiled $< \
+	  --rounds $(ROUNDS) $(STEPS:%=--steps %) --out runs/bench-cpu$(patsubst %,-%,$(filter-out resnet50,$*)).json
+
+$(CPU)/%/checkpoints/complete: train/untrained.py train/densities.py | $(VENV)/ready
+	$(VENV)/bin/python -m train.untrained $* $(WEIGHTS) --out $(@D)
+	@touch $@
+
+# of the dense engines only the one that is the reference needs the sparse weights; the compiler's own code is new
+# each time it has changed
+.PRECIOUS: $(CPU)/%/checkpoints/complete $(CPU)/%/artifacts/compiled.json
+$(CPU)/%/artifacts/compiled.json: $(CPU)/%/checkpoints/complete $(COMPILER)
+	$(ST3) compile $(<D)/dense --out $(@D) --batch-size 1 --batch-size 16 --backend onnxruntime \
+	  $(if $(filter resnet50,$*),--backend inductor)
+	$(ST3) compile $(patsubst %,$(<D)/%,$(filter-out dense,$(WEIGHTS))) --out $(@D) --backend onnxruntime
+	$(ST3) compile $(WEIGHTS:%=$(<D)/%) --out $(@D) --batch-size 1 --batch-size 16 --backend native --force --json >$@
 
 check: $(VENV)/ready
 	$(VENV)/bin/ruff format --check .

@@ -54,10 +54,10 @@ def bench(
     """
     chosen = threads or tuple(range(1, 1 + min(2, len(usable_cpus()))))
     plan = plan_session(artifacts, evaluation, chosen, settings_for(seconds, rounds, seed))
-    finished = _with_progress(plan, out)
+    finished = with_progress(plan, out)
     if finished:
         _print(read_measurements(out), out, as_json, f"measurements: {out}")
-    if finished < len(list(plan.conditions())):
+    if finished < len(plan.conditions):
         click.echo("interrupted: the condition under way is lost, finished ones are kept", err=True)
         raise click.exceptions.Exit(INTERRUPTED)
 
@@ -87,7 +87,8 @@ def settings_for(seconds: float, rounds: int | None, seed: int) -> Settings:
     return msgspec.structs.replace(base, rounds=wanted)
 
 
-def _with_progress(plan: Plan, out: Path) -> int:
+def with_progress(plan: Plan, out: Path) -> int:
+    """Run the session with a bar on stderr; the number of conditions that were finished."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

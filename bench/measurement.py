@@ -1,13 +1,14 @@
 """``measurements.jsonl``: the records of one session, one per line, written as they are made and read back checked.
 
 The first line is the ``session``; then come ``artifact`` and ``measurement`` records, ``refusal`` records for what
-could not be opened, and last an ``end``, which a killed session lacks. The file holds all that a report needs.
+could not be opened, and last an ``end``, which a killed session lacks. ``step`` and ``peak`` records are there where
+the steps of a network were timed. The file holds all that a report needs.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import msgspec
 
@@ -18,6 +19,8 @@ from runtime.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+Operand: TypeAlias = Literal["registers", "L1", "L2"]
 
 SCHEMA_VERSION = 2  # 2: the batch sizes of an artifact's target
 
@@ -50,7 +53,10 @@ class Session(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="sess
 
 
 class ArtifactRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="artifact"):
-    """One artifact, as its manifest describes it. MACs are per picture."""
+    """One artifact, as its manifest describes it. MACs are per picture.
+
+    ``digest`` is the manifest's; where another engine than the artifact's own runs it, ``ENGINE:`` stands before it.
+    """
 
     digest: str
     name: str
@@ -83,6 +89,30 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     failure: str | None = None
 
 
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="step"):
+    """One step of an artifact's network; steps come in the order in which they run. Samples are one per run.
+
+    ``layer`` is empty where a step has no weights; ``macs`` are those with a non-zero weight, of the whole batch.
+    """
+
+    artifact: str
+    batch_size: int
+    threads: int
+    name: str
+    layer: str
+    kernel: str
+    macs: int
+    samples_ms: tuple[float, ...]
+
+
+class Peak(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="peak"):
+    """Multiply-adds that this processor makes, in GFLOP/s of all threads; ``operand`` is where one of theirs lies."""
+
+    operand: Operand
+    threads: int
+    samples: tuple[float, ...]
+
+
 class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):
     """A folder that was given and holds no usable artifact."""
 
@@ -98,7 +128,7 @@ class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="end"):
     complete: bool
 
 
-Record = Session | ArtifactRecord | Measurement | Refusal | End
+Record = Session | ArtifactRecord | Measurement | Step | Peak | Refusal | End
 
 
 class Measurements(msgspec.Struct, frozen=True):
@@ -109,6 +139,8 @@ class Measurements(msgspec.Struct, frozen=True):
     measurements: tuple[Measurement, ...]
     refusals: tuple[Refusal, ...]
     end: End | None
+    steps: tuple[Step, ...] = ()
+    peaks: tuple[Peak, ...] = ()
 
 
 @final
@@ -170,6 +202,8 @@ def read_measurements(path: Path) -> Measurements:
         measurements=tuple(record for record in records if isinstance(record, Measurement)),
         refusals=tuple(record for record in records if isinstance(record, Refusal)),
         end=next((record for record in records if isinstance(record, End)), None),
+        steps=tuple(record for record in records if isinstance(record, Step)),
+        peaks=tuple(record for record in records if isinstance(record, Peak)),
     )
 
 
@@ -217,9 +251,9 @@ def _check(path: Path, records: list[Record]) -> None:
             raise UserError(f"{path}, line {number}, field type: a second session; a file holds one session")
         if isinstance(record, End) and number != last:
             raise UserError(f"{path}, line {number}, field type: an end record before the last line")
+        if isinstance(record, Measurement | Step) and record.artifact not in known:
+            raise UserError(f"{path}, line {number}, field artifact: no artifact record has {record.artifact!r}")
         if isinstance(record, Measurement):
-            if record.artifact not in known:
-                raise UserError(f"{path}, line {number}, field artifact: no artifact record has {record.artifact!r}")
             if record.failure is None and not (record.samples and all(record.samples)):
                 raise UserError(f"{path}, line {number}, field samples: no samples, or a round without, but no failure")
             if record.metric == "latency" and any(value <= 0 for turn in record.samples for value in turn):

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
+from runtime.steps import StepInfo
+
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
-    """Pin to ``cpus``, load the artifact with ``threads`` threads, draw the latency inputs from the evaluation set."""
+    """Pin to ``cpus``, load the artifact with ``threads`` threads, draw the latency inputs from the evaluation set.
+
+    ``engine`` is who runs it, the artifact's own engine if it is not given.
+    """
 
     artifact: str
     evaluation: str
@@ -14,6 +19,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     threads: int
     cpus: tuple[int, ...]
     seed: int
+    engine: str | None = None
 
 
 class Warm(msgspec.Struct, frozen=True, tag="warm"):
@@ -30,6 +36,18 @@ class Sample(msgspec.Struct, frozen=True, tag="sample"):
     metric: str
     calls: int = 0
     settle: int = 0
+
+
+class Infer(msgspec.Struct, frozen=True, tag="infer"):
+    """Run the first ``pictures`` of the evaluation set."""
+
+    pictures: int
+
+
+class Profile(msgspec.Struct, frozen=True, tag="profile"):
+    """Run ``calls`` batches and time every step of the network."""
+
+    calls: int
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
@@ -52,11 +70,24 @@ class Sampled(msgspec.Struct, frozen=True, tag="sampled"):
     samples: list[float]
 
 
+class Inferred(msgspec.Struct, frozen=True, tag="inferred"):
+    """The answer to ``Infer``: one row of outputs per picture."""
+
+    outputs: list[list[float]]
+
+
+class Profiled(msgspec.Struct, frozen=True, tag="profiled"):
+    """The answer to ``Profile``: the steps in order, and for each its milliseconds in every call."""
+
+    steps: list[StepInfo]
+    samples_ms: list[list[float]]
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The answer to any request that could not be fulfilled."""
 
     reason: str
 
 
-Request = Load | Warm | Sample
-Answer = Loaded | Warmed | Sampled | Failed
+Request = Load | Warm | Sample | Infer | Profile
+Answer = Loaded | Warmed | Sampled | Inferred | Profiled | Failed

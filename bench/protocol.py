@@ -75,6 +75,7 @@ class Participant:
             threads=condition.threads,
             cpus=condition.cpus,
             seed=settings.seed,
+            engine=self.entry.record.engine,
         )
         with self.turn():
             answer = self.worker.ask(request, ANSWER_TIMEOUT_S)
@@ -161,6 +162,14 @@ def calls_per_turn(latency_ms: float, settings: Settings) -> int:
     return max(1, min(settings.calls_per_turn_max, calls))
 
 
+def settle_calls(calls: int, settings: Settings) -> int:
+    """Unrecorded calls at the start of a turn: at least one, for the one before has emptied the caches.
+
+    None where one call fills the turn: it takes so long that the caches hardly matter, and would take twice as long.
+    """
+    return max(1, round(calls * settings.settle_fraction)) if calls > 1 else 0
+
+
 def _prepare(
     participants: Sequence[Participant], condition: Condition, settings: Settings, advance: Callable[[str], None]
 ) -> None:
@@ -192,7 +201,7 @@ def _rounds(participants: Sequence[Participant], settings: Settings, advance: Ca
                 advance(f"round {number} of {settings.rounds}")
                 if participant.failure is None:
                     calls = calls_per_turn(participant.latency_ms, settings)
-                    participant.sample(metric, calls, round(calls * settings.settle_fraction))
+                    participant.sample(metric, calls, settle_calls(calls, settings))
 
 
 def _once(participants: Sequence[Participant], condition: Condition, advance: Callable[[str], None]) -> None:

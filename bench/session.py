@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench.environment import describe, load_average, now, usable_cpus
-from bench.measurement import SCHEMA_VERSION, ArtifactRecord, End, Refusal, Session, Settings, Writer
+from bench.measurement import SCHEMA_VERSION, ArtifactRecord, End, Record, Refusal, Session, Settings, Writer
 from bench.process import ProcessWorker, anonymous
 from bench.protocol import Condition, Entry, measure, steps
 from runtime import ArtifactError, UserError, open_artifact
@@ -17,38 +17,32 @@ from runtime.artifact import MANIFEST, artifact_folders
 from runtime.data import load_evaluation_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from bench.process import Worker
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a session will measure."""
+    """What a session will measure: every condition with the entries that take part in it, in this order.
+
+    ``notes`` are records that the session begins with: what was measured before.
+    """
 
     entries: tuple[Entry, ...]
     refusals: tuple[Refusal, ...]
     evaluation: Path
-    threads: tuple[int, ...]
+    conditions: tuple[tuple[Condition, tuple[Entry, ...]], ...]
     settings: Settings
+    notes: tuple[Record, ...] = ()
 
-    def conditions(self) -> Iterator[tuple[Condition, list[Entry]]]:
-        """Each batch size with each number of threads, with the artifacts that are built for that size."""
-        cpus = usable_cpus()
-        for batch_size in sorted({size for entry in self.entries for size in entry.record.target.sizes}):
-            entries = [entry for entry in self.entries if batch_size in entry.record.target.sizes]
-            for threads in self.threads:
-                condition = Condition(
-                    batch_size=batch_size,
-                    threads=threads,
-                    cpus=cpus[:threads],
-                    evaluation=str(self.evaluation),
-                    whole_set=threads == max(self.threads),
-                )
-                yield condition, entries
+    @property
+    def threads(self) -> tuple[int, ...]:
+        """The numbers of threads, each once, ascending."""
+        return tuple(sorted({condition.threads for condition, _ in self.conditions}))
 
     def steps(self) -> int:
         """Steps of the whole session, for a progress bar."""
-        return sum(steps(len(entries), self.settings, condition.whole_set) for condition, entries in self.conditions())
+        return sum(steps(len(entries), self.settings, condition.whole_set) for condition, entries in self.conditions)
 
 
 def plan_session(paths: Sequence[Path], evaluation: Path, threads: Sequence[int], settings: Settings) -> Plan:
@@ -57,7 +51,8 @@ def plan_session(paths: Sequence[Path], evaluation: Path, threads: Sequence[int]
     Raises:
         UserError: no usable artifact, no evaluation set, or more threads than CPUs.
     """
-    usable = len(usable_cpus())
+    cpus = usable_cpus()
+    usable = len(cpus)
     wanted = tuple(sorted(set(threads)))
     if not wanted or wanted[0] < 1 or wanted[-1] > usable:
         raise UserError(
@@ -73,13 +68,24 @@ def plan_session(paths: Sequence[Path], evaluation: Path, threads: Sequence[int]
             f"no artifact can be measured under {given}: {reasons or f'no {MANIFEST} was found'}; "
             f"`st3 compile` makes artifacts"
         )
+    sizes = sorted({size for entry in entries for size in entry.record.target.sizes})
+    conditions = [
+        Condition(size, number, cpus[:number], str(evaluation.resolve()), whole_set=number == wanted[-1])
+        for size in sizes
+        for number in wanted
+    ]
     return Plan(
         entries=tuple(entries),
         refusals=tuple(refusals),
         evaluation=evaluation.resolve(),
-        threads=wanted,
+        conditions=tuple((condition, built_for(entries, condition.batch_size)) for condition in conditions),
         settings=settings,
     )
+
+
+def built_for(entries: Iterable[Entry], batch_size: int) -> tuple[Entry, ...]:
+    """The artifacts that are built for a batch size."""
+    return tuple(entry for entry in entries if batch_size in entry.record.target.sizes)
 
 
 def find_artifacts(paths: Sequence[Path]) -> tuple[list[Entry], list[Refusal]]:
@@ -135,8 +141,8 @@ def run_session(
     finished = 0
     complete = False
     try:
-        writer.write([session, *plan.refusals, *(entry.record for entry in plan.entries)])
-        for condition, entries in plan.conditions():
+        writer.write([session, *plan.refusals, *(entry.record for entry in plan.entries), *plan.notes])
+        for condition, entries in plan.conditions:
             tell = partial(_tell, advance, f"batch {condition.batch_size}, threads {condition.threads}")
             writer.write(measure(entries, condition, plan.settings, spawn, tell))
             finished += 1

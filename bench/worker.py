@@ -20,9 +20,24 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from bench.messages import Answer, Failed, Load, Loaded, Request, Sample, Sampled, Warm, Warmed
+from bench.messages import (
+    Answer,
+    Failed,
+    Infer,
+    Inferred,
+    Load,
+    Loaded,
+    Profile,
+    Profiled,
+    Request,
+    Sample,
+    Sampled,
+    Warm,
+    Warmed,
+)
 from bench.metric import load_metric
 from runtime import UserError, load
+from runtime.batches import run_all
 from runtime.data import load_evaluation_set
 
 if TYPE_CHECKING:
@@ -53,7 +68,7 @@ def open_bench(request: Load) -> tuple[Bench, Loaded]:
         # before the engine starts its threads, because they inherit it
         os.sched_setaffinity(0, request.cpus)
         cpus = tuple(sorted(os.sched_getaffinity(0)))
-    engine = load(request.artifact, request.threads)
+    engine = load(request.artifact, request.threads, engine=request.engine)
     manifest = engine.artifact.manifest
     evaluation = load_evaluation_set(Path(request.evaluation))
     if evaluation.info.preprocessing != manifest.preprocessing or len(evaluation.info.classes) != len(manifest.classes):
@@ -113,6 +128,29 @@ def sample(bench: Bench, request: Sample) -> Sampled:
     return Sampled(samples=metric.sample(bench.engine, batches))
 
 
+def infer(bench: Bench, request: Infer) -> Inferred:
+    """Run the first pictures of the evaluation set."""
+    images = bench.evaluation.info.preprocessing.apply(np.asarray(bench.evaluation.images[: request.pictures]))
+    outputs = run_all(bench.engine, images)
+    return Inferred(outputs=outputs.reshape(len(outputs), -1).tolist())
+
+
+def profile(bench: Bench, request: Profile) -> Profiled:
+    """Time the steps of the native engine; no other says what its steps are."""
+    from runtime.engines.native import NativeEngine
+
+    engine = bench.engine
+    if not isinstance(engine, NativeEngine):
+        raise UserError(f"the steps of {engine.artifact.manifest.name} cannot be timed: only native's can")
+    name = engine.artifact.manifest.input.name
+    inputs = itertools.islice(itertools.cycle(bench.inputs), request.calls)
+    runs = [engine.profile({name: images}) for images, _ in inputs]
+    return Profiled(
+        steps=[time.step for time in runs[0]],
+        samples_ms=[[time.ms for time in step] for step in zip(*runs, strict=True)],
+    )
+
+
 def answer(bench: Bench | None, request: Request) -> tuple[Bench | None, Answer]:
     """Fulfil one request; every exception becomes a ``Failed`` that says what happened."""
     try:
@@ -121,6 +159,10 @@ def answer(bench: Bench | None, request: Request) -> tuple[Bench | None, Answer]
         assert bench is not None, "the first request must be load"
         if isinstance(request, Warm):
             return bench, warm(bench, request)
+        if isinstance(request, Infer):
+            return bench, infer(bench, request)
+        if isinstance(request, Profile):
+            return bench, profile(bench, request)
         assert isinstance(request, Sample)
         return bench, sample(bench, request)
     except UserError as error:

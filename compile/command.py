@@ -88,7 +88,15 @@ def compile_(
                     effort = Effort(tune, _teller(status, what))
                     target = lower(checkpoint, folder, backend, sizes, threads, isa, effort)
             seconds = time.perf_counter() - start
-            made.append({"artifact": str(target), "backend": backend, "batch_sizes": sizes, "fresh": fresh})
+            made.append(
+                {
+                    "artifact": str(target),
+                    "backend": backend,
+                    "batch_sizes": sizes,
+                    "fresh": fresh,
+                    "seconds": round(seconds, 3),
+                }
+            )
             if not as_json:
                 click.echo(f"{target}  " + ("up to date" if fresh else f"compiled in {seconds:.1f} s"))
     if as_json:

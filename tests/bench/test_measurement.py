@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from bench_builders import build_session, record
 
-from bench.measurement import Measurements, Writer, read_measurements
+from bench.measurement import Measurements, Peak, Step, Writer, read_measurements
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @pytest.fixture
 def session() -> Measurements:
     artifacts = [record("d", "dense", 0.0, "onnxruntime"), record("s", "st3", 0.9, "native")]
-    return build_session(artifacts, {"d": [[2.0, 2.5]], "s": [[1.0]]}, {"d": 0.9, "s": 0.89}, {"d": [[2.0]]})
+    made = build_session(artifacts, {"d": [[2.0, 2.5]], "s": [[1.0]]}, {"d": 0.9, "s": 0.89}, {"d": [[2.0]]})
+    steps = (Step("s", 1, 1, "relu", "conv", "offset_stream", 1000, (0.5, 0.6)),)
+    return msgspec.structs.replace(made, steps=steps, peaks=(Peak("L1", 1, (99.5,)),))
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def path(session: Measurements, tmp_path: Path) -> Path:
     assert session.end is not None
     writer = Writer(tmp_path / "deep" / "measurements.jsonl")
     writer.write([session.session, *session.artifacts])
-    writer.write([*session.measurements, session.end])
+    writer.write([*session.measurements, *session.steps, *session.peaks, session.end])
     writer.finish()
     return writer.path
 
@@ -92,6 +94,12 @@ def test_missing_empty_and_cut_off_files_are_refused(path: Path, tmp_path: Path)
     raw = path.read_bytes()
     path.write_bytes(raw[:-20])
     with pytest.raises(UserError, match=rf"line {raw.count(10)}: the line is cut off"):
+        read_measurements(path)
+
+
+def test_a_step_of_an_unknown_artifact_is_refused(path: Path) -> None:
+    change(path, 11, '"artifact":"s"', '"artifact":"z"')
+    with pytest.raises(UserError, match=r"line 11, field artifact: no artifact record has 'z'"):
         read_measurements(path)
 
 

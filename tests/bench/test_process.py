@@ -9,12 +9,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from bench_builders import PICTURES, make_artifact
 
 from bench.environment import usable_cpus
-from bench.messages import Load, Loaded, Sample, Sampled, Warm, Warmed
+from bench.messages import Infer, Inferred, Load, Loaded, Profile, Sample, Sampled, Warm, Warmed
 from bench.process import ProcessWorker, WorkerError, anonymous
+from runtime.data import load_evaluation_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +64,19 @@ def test_every_metric_of_a_real_artifact(worker: ProcessWorker, artifact: Path, 
     assert sampled(worker, "size") == [float((artifact / "payload/model.onnx").stat().st_size)]
     (memory,) = sampled(worker, "memory")
     assert 2e7 < memory < 1e9
+
+
+def test_outputs_are_those_of_the_first_pictures_and_only_native_has_steps(
+    worker: ProcessWorker, artifact: Path, evaluation: Path
+) -> None:
+    load(worker, artifact, evaluation)
+    answer = worker.ask(Infer(pictures=33), 60)  # one more than a batch
+    assert isinstance(answer, Inferred)
+    assert [len(row) for row in answer.outputs] == [3] * 33
+    labels = load_evaluation_set(evaluation).labels[7:33]  # the first seven are wrong on purpose
+    assert np.argmax(answer.outputs, axis=1)[7:].tolist() == labels.tolist()
+    with pytest.raises(WorkerError, match="cannot be timed: only native's can"):
+        worker.ask(Profile(calls=1), 60)
 
 
 def test_a_dead_worker_says_how_it_died(worker: ProcessWorker, artifact: Path, evaluation: Path) -> None:

@@ -11,7 +11,7 @@ from bench_builders import record
 from bench.measurement import Measurement, Settings
 from bench.messages import Answer, Load, Loaded, Request, Sample, Sampled, Warm, Warmed
 from bench.process import Worker, WorkerError
-from bench.protocol import Condition, Entry, calls_per_turn, measure, steps, turns
+from bench.protocol import Condition, Entry, calls_per_turn, measure, settle_calls, steps, turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,3 +177,8 @@ def test_calls_fill_a_turn_within_bounds() -> None:
     assert calls_per_turn(100.0, settings) == 1
     assert calls_per_turn(0.001, settings) == 250
     assert calls_per_turn(0.0, settings) == 250
+
+
+def test_a_turn_of_several_calls_settles_first() -> None:
+    settings = Settings(settle_fraction=0.1)
+    assert [settle_calls(calls, settings) for calls in (1, 2, 10, 30)] == [0, 1, 1, 3]

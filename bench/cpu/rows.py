@@ -1,0 +1,74 @@
+"""From a session's samples to the rows of ``bench-cpu.json``."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench.cpu.plan import BASE, DENSE, weights_of
+from bench.intervals import percentile, ratio
+from runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.measurement import Measurement, Measurements
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One engine with some weights under one condition; the JSON has these keys and no others.
+
+    Attributes:
+        latency_ms_p50: median over all calls; a call is a whole batch.
+        ratio_to_onnxruntime: how many times as fast as ONNX Runtime with the dense weights under the same condition:
+            the median over rounds of the ratio of the two medians of a round.
+    """
+
+    weights: str
+    batch_size: int
+    threads: int
+    engine: str
+    latency_ms_p50: float
+    latency_ms_p90: float
+    ratio_to_onnxruntime: float
+
+
+def make_rows(session: Measurements) -> tuple[Row, ...]:
+    """Rows of everything that was timed, in the order of the session.
+
+    Raises:
+        UserError: ONNX Runtime with the dense weights is missing under a condition.
+    """
+    records = {record.digest: record for record in session.artifacts}
+    timed = [m for m in session.measurements if m.metric == "latency" and not m.control and m.failure is None]
+    rows = []
+    for m in timed:
+        record = records[m.artifact]
+        base = _base(session, m.batch_size, m.threads)
+        samples = list(chain.from_iterable(m.samples))
+        row = Row(
+            weights=weights_of(record),
+            batch_size=m.batch_size,
+            threads=m.threads,
+            engine=record.engine,
+            latency_ms_p50=percentile(samples, 0.5),
+            latency_ms_p90=percentile(samples, 0.9),
+            ratio_to_onnxruntime=ratio(base.samples, m.samples).value,
+        )
+        rows.append(row)
+    return tuple(rows)
+
+
+def _base(session: Measurements, batch_size: int, threads: int) -> Measurement:
+    bases = {r.digest for r in session.artifacts if r.engine == BASE and weights_of(r) == DENSE}
+    reason = "it was not measured"
+    for m in session.measurements:
+        here = (m.metric, m.batch_size, m.threads, m.control) == ("latency", batch_size, threads, False)
+        if here and m.artifact in bases:
+            if m.failure is None:
+                return m
+            reason = m.failure
+    raise UserError(
+        f"there is nothing to compare with at batch {batch_size}, threads {threads}: {BASE} with the {DENSE} weights "
+        f"failed: {reason}"
+    )
