@@ -9,7 +9,7 @@ import msgspec
 
 from bench.cautions import cautions
 from bench.intervals import Estimate, percentile, ratio
-from bench.measurement import checkpoint_name
+from bench.measurement import checkpoint_name, is_dense
 from bench.pareto import front
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _groups(timed: Sequence[Measurement], artifacts: dict[str, ArtifactRecord]) 
 
 
 def _base(group: Sequence[Measurement], artifacts: dict[str, ArtifactRecord]) -> Measurement | None:
-    dense = [m for m in group if artifacts[m.artifact].lineage.method == "dense"]
+    dense = [m for m in group if is_dense(artifacts[m.artifact])]
     return min(dense, key=lambda m: percentile(_pooled(m), 0.5), default=None)
 
 

@@ -171,10 +171,15 @@ class Writer:
 
 
 def checkpoint_name(record: ArtifactRecord) -> str:
-    """``st3-2to4-0.5``, ``gmp-unstructured-0.95``, ``dense``: the folder that training gave the checkpoint."""
+    """``st3-2to4-0.5``, ``gmp-unstructured-0.95``, ``dense``: the folder that training gave the checkpoint.
+
+    ``resnet50.onnx`` for what was compiled from a file.
+    """
     lineage = record.lineage
     if lineage.method == "dense":
         return "dense"
+    if lineage.method == "onnx":
+        return lineage.recipe
     return f"{lineage.method}-{lineage.pattern.replace(':', 'to')}-{lineage.target_sparsity:g}"
 
 
@@ -205,6 +210,13 @@ def read_measurements(path: Path) -> Measurements:
         steps=tuple(record for record in records if isinstance(record, Step)),
         peaks=tuple(record for record in records if isinstance(record, Peak)),
     )
+
+
+def is_dense(record: ArtifactRecord) -> bool:
+    """Whether an artifact is what speed-ups are given against: dense weights, or a file whose zeros it computes."""
+    if record.lineage.method == "onnx":
+        return all(layer.format == "dense" for layer in record.layers)
+    return record.lineage.method == "dense"
 
 
 class _Version(msgspec.Struct):

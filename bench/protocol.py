@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 
 import msgspec
 
-from bench.measurement import ArtifactRecord, Measurement, Settings
+from bench.measurement import ArtifactRecord, Measurement, Settings, is_dense
 from bench.messages import Load, Loaded, Sample, Sampled, Warm, Warmed
 from bench.metric import load_metric, metric_names
 from bench.process import Worker, WorkerError
@@ -185,7 +185,7 @@ def _prepare(
 def _control(participants: Sequence[Participant], spawn: Callable[[], Worker]) -> list[Participant]:
     """A second worker on the fastest dense artifact (the fastest of all where none is dense)."""
     alive = [participant for participant in participants if participant.failure is None]
-    dense = [participant for participant in alive if participant.entry.record.lineage.method == "dense"]
+    dense = [participant for participant in alive if is_dense(participant.entry.record)]
     if not alive:
         return []
     base = min(dense or alive, key=lambda participant: participant.latency_ms)

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 import msgspec
 
 import compile.backends
-from compile.capture import Captured
+from compile.network import Network
 from runtime.artifact import Requirements, Target
 from runtime.errors import UserError
 
@@ -47,10 +47,10 @@ class Backend(Protocol):
     def several_batch_sizes(self) -> bool:
         """Whether one artifact can hold several batch sizes."""
 
-    def build(self, captured: Captured, target: Target, folder: Path, effort: Effort) -> Built:
+    def build(self, network: Network, target: Target, folder: Path, effort: Effort) -> Built:
         """Write ``folder/payload`` (and, if it helps a reader, ``folder/source``).
 
-        The network is captured for the largest of the target's batch sizes.
+        The network is that for the largest of the target's batch sizes.
         """
 
 

@@ -1,15 +1,33 @@
-"""``st3 compile``: checkpoints in, artifacts out."""
+"""``st3 compile``: checkpoints and ONNX files in, artifacts out."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 from rich.console import Console
 from rich.status import Status
+
+from runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from compile.network import Normalisation
+
+_TARGETS = ("cpu",)
+_DTYPES = ("float32",)
+
+
+def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """``0.485,0.456,0.406`` as numbers."""
+    del context, option
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither one number nor numbers with commas between") from None
 
 
 def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
@@ -22,9 +40,10 @@ def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 
 
 @click.command("compile")
-@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for OUT/<source>/<backend>-b<N>.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for OUT/<checkpoint>/<backend>-b<N>."
+    "--target", default="cpu", show_default=True, help=f"Device to compile for; there is {', '.join(_TARGETS)}."
 )
 @click.option(
     "--backend", "backends", multiple=True, help="Backend; repeat for several.  [default: all that make sense]"
@@ -39,6 +58,9 @@ def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, 
     metavar="N[,N...]",
     help="Pictures per run. 1,16: one artifact for both (native). Repeat the option for separate artifacts.",
 )
+@click.option(
+    "--dtype", default="float32", show_default=True, help=f"Numbers to compute in; there is {', '.join(_DTYPES)}."
+)
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads that the engine uses by default.")
 @click.option("--isa", default="native", show_default=True, help="Instruction set for native: avx512, avx2, portable.")
 @click.option(
@@ -47,50 +69,65 @@ def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, 
     show_default=True,
     help="Measure each layer's alternatives here and keep the fastest, or trust a cost model (native).",
 )
+@click.option(
+    "--mean",
+    callback=_numbers,
+    help="Of an ONNX file's pictures: its input is (x / 255 - mean) / std of pixels x. One number, or one per channel "
+    "with commas (0.485,0.456,0.406).  [default: 0]",
+)
+@click.option("--std", callback=_numbers, help="See --mean.  [default: 1]")
 @click.option("--force", is_flag=True, help="Rebuild artifacts that are up to date.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def compile_(
-    checkpoints: tuple[Path, ...],
+    sources: tuple[Path, ...],
     out: Path,
+    target: str,
     backends: tuple[str, ...],
     batch_sizes: tuple[tuple[int, ...], ...],
+    dtype: str,
     threads: int,
     isa: str,
     tune: bool,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Compile CHECKPOINTS into artifacts.
+    """Compile SOURCES, checkpoint folders or ONNX files, into artifacts.
 
-    Without --backend a dense checkpoint goes through every CPU backend, a sparse one through those that use zeros.
+    Without --backend a dense checkpoint goes through every CPU backend; a sparse one, and an ONNX file, through those
+    that use zeros. An ONNX file has opset 13 to 22, one picture tensor (B, C, H, W) of float32 in and one tensor out;
+    only its batch may be dynamic.
     """
+    _check_target(target, dtype)
     from compile.backend import Effort, find_backend
-    from compile.lower import artifact_name, backends_for, check_batch_sizes, lower, up_to_date
+    from compile.lower import artifact_name, backends_for, check_batch_sizes, lower, source_name, up_to_date
 
     for name in backends:
         find_backend(name)
     # what is impossible is said before the first artifact takes its time
-    jobs = [(checkpoint, name) for checkpoint in checkpoints for name in backends or backends_for(checkpoint)]
+    jobs = [(source, name) for source in sources for name in backends or backends_for(source)]
     for _, name in jobs:
         for sizes in batch_sizes:
             check_batch_sizes(name, sizes)
+    normalisation = _normalisation(mean, std)
     console = Console(stderr=True)
     made: list[dict[str, object]] = []
-    for checkpoint, backend in jobs:
-        folder = out / checkpoint.resolve().name
+    for source, backend in jobs:
+        folder = out / source_name(source)
         for sizes in batch_sizes:
-            target = folder / artifact_name(backend, sizes)
+            artifact = folder / artifact_name(backend, sizes)
             start = time.perf_counter()
-            fresh = not force and isa == "native" and up_to_date(checkpoint, target, threads)
+            fresh = not force and isa == "native" and up_to_date(source, artifact, threads, normalisation)
             if not fresh:
-                what = f"compiling {checkpoint.name} with {backend}, batch {','.join(map(str, sizes))}"
+                what = f"compiling {source.name} with {backend}, batch {','.join(map(str, sizes))}"
                 with console.status(what) as status:
                     effort = Effort(tune, _teller(status, what))
-                    target = lower(checkpoint, folder, backend, sizes, threads, isa, effort)
+                    artifact = lower(source, folder, backend, sizes, threads, isa, effort, normalisation)
             seconds = time.perf_counter() - start
             made.append(
                 {
-                    "artifact": str(target),
+                    "artifact": str(artifact),
                     "backend": backend,
                     "batch_sizes": sizes,
                     "fresh": fresh,
@@ -98,7 +135,7 @@ def compile_(
                 }
             )
             if not as_json:
-                click.echo(f"{target}  " + ("up to date" if fresh else f"compiled in {seconds:.1f} s"))
+                click.echo(f"{artifact}  " + ("up to date" if fresh else f"compiled in {seconds:.1f} s"))
     if as_json:
         click.echo(msgspec.json.encode(made).decode())
 
@@ -106,3 +143,20 @@ def compile_(
 def _teller(status: Status, what: str) -> Callable[[str], None]:
     """Shows what a backend is doing behind what is being compiled."""
     return lambda text: status.update(f"{what}: {text}")
+
+
+def _check_target(target: str, dtype: str) -> None:
+    if target == "cuda":
+        raise UserError(f"--target cuda is not built yet; there is {', '.join(_TARGETS)}")
+    for option, given, known in (("--target", target, _TARGETS), ("--dtype", dtype, _DTYPES)):
+        if given not in known:
+            raise UserError(f"{option} {given} is unknown; choose one of {', '.join(known)}")
+
+
+def _normalisation(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Normalisation | None:
+    """``None`` if neither option was given."""
+    from compile.network import Normalisation
+
+    if mean is None and std is None:
+        return None
+    return Normalisation(mean or (0.0,), std or (1.0,))

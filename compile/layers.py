@@ -1,4 +1,4 @@
-"""The layer table: every conv and linear layer of a captured network with its MACs, before a backend chose formats."""
+"""The layer table: every conv and linear layer of a network with its MACs, before a backend chose formats."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from compile.capture import Captured
+from compile.graph import Conv, Graph
 from compile.passes.fold_batchnorm import tensor_of
 
 _OPS = {
@@ -51,4 +52,17 @@ def read_layers(captured: Captured) -> tuple[Layer, ...]:
                 macs_nonzero=int(np.count_nonzero(weight)) * positions,
             )
         )
+    return tuple(layers)
+
+
+def graph_layers(graph: Graph) -> tuple[Layer, ...]:
+    """The same of a graph; what is not a layer of the user's (a scale and shift, a padding) is left out."""
+    layers = []
+    for node in graph.nodes:
+        if not isinstance(node, Conv) or node.op not in _OPS.values():
+            continue
+        positions = math.prod(graph.shapes[node.output][1:])
+        weight = node.weight if node.op == "conv2d" else node.weight.reshape(len(node.weight), -1)
+        nonzeros = int(np.count_nonzero(weight))
+        layers.append(Layer(node.layer, node.op, weight, weight.size * positions, nonzeros * positions))
     return tuple(layers)

@@ -1,4 +1,4 @@
-"""One checkpoint and one target in, one artifact out."""
+"""One checkpoint or ONNX file and one target in, one artifact out."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import platform
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.export import ExportedProgram
 
 from compile.backend import AS_MODELLED, Built, Effort, backend_names, find_backend
-from compile.capture import Captured, capture
-from compile.layers import read_layers
+from compile.entrance import is_onnx, open_network, source_digest
+from compile.network import Network, Normalisation, Origin
 from runtime.artifact import (
     SCHEMA_VERSION,
     LayerEntry,
-    Lineage,
     Manifest,
     Target,
     TensorSpec,
@@ -27,9 +25,8 @@ from runtime.artifact import (
     open_artifact,
     write_manifest,
 )
-from runtime.data import sha256_of
 from runtime.errors import ArtifactError, UserError
-from st3.checkpoint import Checkpoint, load_checkpoint
+from st3.checkpoint import load_checkpoint
 
 # float32 sums in another order differ by some 1e-6 of the largest logit; a wrong tap or weight by far more than this
 TOLERANCE = 1e-4
@@ -37,30 +34,32 @@ _GOLDEN_SEED = 20221201
 
 
 def lower(
-    folder: Path,
+    source: Path,
     out: Path,
     backend_name: str,
     batch_sizes: tuple[int, ...],
     threads: int,
     isa: str,
     effort: Effort = AS_MODELLED,
+    normalisation: Normalisation | None = None,
 ) -> Path:
     """Build one artifact.
 
     Args:
-        folder: a checkpoint.
+        source: a checkpoint, or an ONNX file.
         out: folder under which the artifact ``artifact_name(...)`` is written; it replaces an older one whole.
         backend_name: which backend builds it.
         batch_sizes: numbers of pictures per run that the artifact is built for, ascending.
         threads: CPU threads that the engine uses unless told otherwise.
         isa: instruction set for the native backend, ``native`` for this machine's.
         effort: whether to measure alternatives, and whom to tell what happens.
+        normalisation: of an ONNX file's pictures; a checkpoint has its own.
 
     Returns:
         The artifact's folder.
 
     Raises:
-        UserError: the checkpoint is damaged, the target impossible, or the backend lacks an operator or a tool.
+        UserError: the source is damaged, the target impossible, or the backend lacks an operator or a tool.
     """
     check_batch_sizes(backend_name, batch_sizes)
     if threads < 1:
@@ -68,24 +67,27 @@ def lower(
     backend = find_backend(backend_name)
     largest = batch_sizes[-1]
     target = Target("cpu", backend.architecture(isa), "float32", largest, threads, batch_sizes)
-    checkpoint = load_checkpoint(folder)
-    program = checkpoint.exported_program()
-    captured = capture(program, checkpoint.info.preprocessing.shape, largest)
+    network, origin = open_network(source, largest, normalisation)
     final = out / artifact_name(backend_name, batch_sizes)
     part = out / f".{final.name}.part-{os.getpid()}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        built = backend.build(captured, target, part, effort)
-        output = _write_golden(part / "golden", program, captured.input_shape)
-        name = f"{folder.name}/{final.name}"
-        write_manifest(part, _manifest(name, backend_name, built, checkpoint, captured, target, output, part))
+        built = backend.build(network, target, part, effort)
+        output = _write_golden(part / "golden", network)
+        name = f"{source_name(source)}/{final.name}"
+        write_manifest(part, _manifest(name, backend_name, built, network, origin, target, output, part))
         if final.exists():
             shutil.rmtree(final)
         part.rename(final)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return final
+
+
+def source_name(source: Path) -> str:
+    """A checkpoint's folder name, or a file's without ``.onnx``."""
+    return source.stem if is_onnx(source) else source.resolve().name
 
 
 def artifact_name(backend_name: str, batch_sizes: tuple[int, ...]) -> str:
@@ -107,31 +109,36 @@ def check_batch_sizes(backend_name: str, batch_sizes: tuple[int, ...]) -> None:
         )
 
 
-def up_to_date(checkpoint: Path, artifact: Path, threads: int) -> bool:
-    """Whether an artifact is whole, of this schema, and was made from this very checkpoint for this many threads."""
+def up_to_date(source: Path, artifact: Path, threads: int, normalisation: Normalisation | None = None) -> bool:
+    """Whether an artifact is whole, of this schema, and from this source for this many threads and these pictures."""
     try:
         manifest = open_artifact(artifact).manifest
     except ArtifactError:
         return False
-    digest = sha256_of(checkpoint / "checkpoint.json")
-    current = manifest.schema_version == SCHEMA_VERSION
-    return current and manifest.lineage.checkpoint_sha256 == digest and manifest.target.threads == threads
+    if manifest.schema_version != SCHEMA_VERSION or manifest.target.threads != threads:
+        return False
+    if is_onnx(source):
+        wanted = (normalisation or Normalisation()).of(manifest.preprocessing.shape)
+        if manifest.preprocessing != wanted:
+            return False
+    elif normalisation is not None:
+        return False  # a checkpoint has its own; `lower` says so
+    return manifest.lineage.checkpoint_sha256 == source_digest(source)
 
 
-def backends_for(checkpoint: Path) -> list[str]:
-    """The backends that make sense for a checkpoint: all for a dense one, those that use zeros for a sparse one.
+def backends_for(source: Path) -> list[str]:
+    """The backends that make sense: all for a dense checkpoint, those that use zeros for a sparse one or a file.
 
     A backend that computes zeros takes as long for a sparse checkpoint as for a dense one; ask for it by name to see.
     """
-    dense = load_checkpoint(checkpoint).info.method == "dense"
+    dense = not is_onnx(source) and load_checkpoint(source).info.method == "dense"
     return [name for name in backend_names() if dense or find_backend(name).uses_zeros()]
 
 
-def _write_golden(folder: Path, program: ExportedProgram, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Inputs like normalised pictures, and what the checkpoint itself, unfolded, answers in torch."""
-    inputs = np.random.default_rng(_GOLDEN_SEED).standard_normal(shape).astype(np.float32)
-    with torch.no_grad():
-        outputs: NDArray[np.float32] = program.module()(torch.from_numpy(inputs)).numpy()
+def _write_golden(folder: Path, network: Network) -> NDArray[np.float32]:
+    """Inputs like normalised pictures, and what the network as it was given answers."""
+    inputs = np.random.default_rng(_GOLDEN_SEED).standard_normal(network.input_shape).astype(np.float32)
+    outputs = network.answer(inputs)
     folder.mkdir()
     np.save(folder / "inputs.npy", inputs, allow_pickle=False)
     np.save(folder / "outputs.npy", outputs, allow_pickle=False)
@@ -142,46 +149,34 @@ def _manifest(
     name: str,
     backend_name: str,
     built: Built,
-    checkpoint: Checkpoint,
-    captured: Captured,
+    network: Network,
+    origin: Origin,
     target: Target,
     output: NDArray[np.float32],
     folder: Path,
 ) -> Manifest:
-    info = checkpoint.info
+    versions = origin.lineage.versions | {"compiled_with_python": platform.python_version()}
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
         backend=backend_name,
         engine=built.engine,
         target=target,
-        lineage=Lineage(
-            recipe=info.recipe,
-            method=info.method,
-            pattern=info.pattern,
-            target_sparsity=info.target_sparsity,
-            sparsity=info.sparsity,
-            accuracy=info.accuracy,
-            seed=info.seed,
-            commit=info.commit,
-            checkpoint_sha256=sha256_of(checkpoint.folder / "checkpoint.json"),
-            versions=info.versions | {"compiled_with_python": platform.python_version()},
-        ),
-        input=TensorSpec("input", captured.input_shape, "float32"),
-        output=TensorSpec("output", output.shape, "float32"),
-        classes=info.classes,
-        preprocessing=info.preprocessing,
-        layers=_layer_table(built, checkpoint, captured),
+        lineage=msgspec.structs.replace(origin.lineage, versions=versions),
+        input=TensorSpec(network.input_name, network.input_shape, "float32"),
+        output=TensorSpec(network.output_name, output.shape, "float32"),
+        classes=origin.classes,
+        preprocessing=origin.preprocessing,
+        layers=_layer_table(built, network, origin.patterns),
         tolerance=Tolerance(TOLERANCE),
         requirements=built.requirements,
         files=list_files(folder),
     )
 
 
-def _layer_table(built: Built, checkpoint: Checkpoint, captured: Captured) -> tuple[LayerEntry, ...]:
-    patterns = {layer.name: layer.pattern for layer in checkpoint.info.layers}
+def _layer_table(built: Built, network: Network, patterns: dict[str, str]) -> tuple[LayerEntry, ...]:
     entries = []
-    for layer in read_layers(captured):
+    for layer in network.layers():
         form, reason = built.formats[layer.name]
         nonzeros = int(np.count_nonzero(layer.weight))
         entries.append(

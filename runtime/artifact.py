@@ -57,15 +57,18 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the weights came from. Sparsities are fractions of zeros among the prunable weights, accuracy is top-1."""
+    """Where the weights came from. Sparsities are fractions of zeros among the prunable weights, accuracy is top-1.
+
+    Of an ONNX file ``recipe`` is the file's name, ``method`` is ``onnx``, and accuracy and seed are not known.
+    """
 
     recipe: str
     method: str
     pattern: str
     target_sparsity: float
     sparsity: float
-    accuracy: float
-    seed: int
+    accuracy: float | None
+    seed: int | None
     commit: str
     checkpoint_sha256: str
     versions: dict[str, str]

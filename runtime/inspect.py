@@ -38,7 +38,7 @@ def render(folder: Path) -> list[str | Table]:
         f"runs on {target.device} ({target.architecture}, {target.dtype}) with the engine {manifest.engine}, "
         f"batch {' and '.join(map(str, target.sizes))}",
         f"from {lineage.recipe}: {lineage.method}, {lineage.pattern}, sparsity {lineage.sparsity:.4f}, "
-        f"top-1 {lineage.accuracy:.4f}, commit {lineage.commit[:12]}",
+        f"top-1 {'unknown' if lineage.accuracy is None else f'{lineage.accuracy:.4f}'}, commit {lineage.commit[:12]}",
         f"MACs per picture: {manifest.macs_dense:,} dense, {manifest.macs_nonzero:,} non-zero",
     ]
     table = Table(box=None)

@@ -11,6 +11,7 @@ from torch import nn
 import st3
 from compile.backend import Effort, find_backend
 from compile.capture import Captured, capture
+from compile.from_checkpoint import TorchNetwork
 from runtime.artifact import (
     SCHEMA_VERSION,
     Artifact,
@@ -31,10 +32,12 @@ torch.set_num_threads(1)
 
 
 def capture_module(module: nn.Module, shape: tuple[int, int, int], batch_size: int) -> Captured:
+    return capture(export_module(module, shape), shape, batch_size)
+
+
+def export_module(module: nn.Module, shape: tuple[int, int, int]) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1, max=4096)
-    example = torch.zeros(2, *shape)
-    program = torch.export.export(module.eval(), (example,), dynamic_shapes=({0: batch},))
-    return capture(program, shape, batch_size)
+    return torch.export.export(module.eval(), (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
 
 
 def prune_randomly(module: nn.Module, density: float, seed: int = 0) -> nn.Module:
@@ -77,10 +80,10 @@ class Compiler:
         folder.mkdir()
         sizes = batch_size if isinstance(batch_size, tuple) else (batch_size,)
         largest = sizes[-1]
-        captured = capture_module(module, shape, largest)
+        network = TorchNetwork(export_module(module, shape), shape, largest)
         plugin = find_backend(backend)
         target = Target("cpu", plugin.architecture(isa), "float32", largest, threads, sizes)
-        built = plugin.build(captured, target, folder, Effort(tune=tune))
+        built = plugin.build(network, target, folder, Effort(tune=tune))
         inputs = np.random.default_rng(5).standard_normal((largest, *shape)).astype(np.float32)
         with torch.no_grad():
             outputs = module.eval()(torch.from_numpy(inputs)).numpy()

@@ -8,9 +8,8 @@ import warnings
 from pathlib import Path
 
 from compile.backend import Built, Effort
-from compile.capture import Captured
-from compile.layers import read_layers
 from compile.native.isa import isa_for
+from compile.network import Network
 from runtime.artifact import Requirements, Target
 from runtime.errors import UserError
 
@@ -33,15 +32,16 @@ def several_batch_sizes() -> bool:
     return False
 
 
-def build(captured: Captured, target: Target, folder: Path, effort: Effort) -> Built:
+def build(network: Network, target: Target, folder: Path, effort: Effort) -> Built:
     """Compile ``payload/model.pt2``.
 
     Raises:
-        UserError: Inductor or the C++ compiler it calls refused the network.
+        UserError: the network is an ONNX file, or Inductor or the C++ compiler it calls refused it.
     """
     import torch
 
     del target, effort
+    program = network.program()
     payload = folder / "payload"
     payload.mkdir(parents=True)
     path = payload / "model.pt2"
@@ -49,7 +49,7 @@ def build(captured: Captured, target: Target, folder: Path, effort: Effort) -> B
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on Inductor's own settings
             torch._inductor.aoti_compile_and_package(
-                captured.program, package_path=str(path), inductor_configs={"freezing": True}
+                program, package_path=str(path), inductor_configs={"freezing": True}
             )
     except Exception as error:  # Inductor raises whatever failed inside it
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -61,5 +61,5 @@ def build(captured: Captured, target: Target, folder: Path, effort: Effort) -> B
         cpu_flags=isa_for("native").cpu_flags,  # it compiles for the widest vectors it finds
         packages={"torch": version},
     )
-    formats = {layer.name: ("dense", REASON) for layer in read_layers(captured)}
+    formats = {layer.name: ("dense", REASON) for layer in network.layers()}
     return Built(engine="inductor", formats=formats, requirements=needs)

@@ -8,8 +8,6 @@ from pathlib import Path
 import msgspec
 
 from compile.backend import Built, Effort
-from compile.capture import Captured
-from compile.from_torch import read_graph
 from compile.graph import Conv
 from compile.native.emit import Source, emit
 from compile.native.isa import Isa, cache_bytes, isa_for
@@ -18,6 +16,7 @@ from compile.native.schedule import Schedule, options, useful_joins, without_joi
 from compile.native.select import choose_plan
 from compile.native.toolchain import build_library
 from compile.native.tune import tune
+from compile.network import Network
 from compile.passes.fuse_epilogue import fuse_epilogue
 from runtime.abi import LIBRARY_FILE, STEPS_FILE, WEIGHT_FILE, batch_folder
 from runtime.artifact import Requirements, Target
@@ -39,14 +38,14 @@ def several_batch_sizes() -> bool:
     return True
 
 
-def build(captured: Captured, target: Target, folder: Path, effort: Effort) -> Built:
+def build(network: Network, target: Target, folder: Path, effort: Effort) -> Built:
     """Generate, pack and compile, once per batch size.
 
     Raises:
         UserError: an operator is missing, or there is no C++ compiler.
     """
     isa = isa_for(target.architecture)
-    graph = fuse_epilogue(read_graph(captured))
+    graph = fuse_epilogue(network.graph())
     chosen = {}
     for size in target.sizes:
         plan = choose_plan(graph, size, isa, cache_bytes(2))

@@ -135,6 +135,17 @@ def test_recipes_are_not_compared_with_each_other(session: Measurements) -> None
     assert rows["d-ort"].speedup_vs_dense == 1.0
 
 
+def test_a_file_s_speedup_is_against_the_engine_that_computes_its_zeros() -> None:
+    runtime, native = record("o-ort", "onnx", 0.9, "onnxruntime"), record("o-nat", "onnx", 0.9, "native")
+    skipped = msgspec.structs.replace(native.layers[0], format="offset_stream")
+    native = msgspec.structs.replace(native, layers=(skipped,))
+    analysis = analyse(build_session([native, runtime], {"o-nat": [[1.0]], "o-ort": [[3.0]]}, {}))
+    rows = {row.artifact: row for row in analysis.rows}
+    assert rows["o-ort"].base
+    assert rows["o-nat"].speedup_vs_dense == 3.0
+    assert rows["o-nat"].checkpoint == native.lineage.recipe
+
+
 def test_without_dense_there_is_no_speedup() -> None:
     analysis = analyse(build_session(ARTIFACTS[2:], {"s-90": [[1.0]], "s-98": [[1.0]]}, ACCURACY_SPARSE))
     assert {row.speedup_vs_dense for row in analysis.rows} == {None}

@@ -1,0 +1,92 @@
+"""The entrance for checkpoints: torch's exported program, captured for a fixed batch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+
+from compile.capture import capture
+from compile.from_torch import read_graph
+from compile.graph import Graph
+from compile.layers import Layer, read_layers
+from compile.network import Network, Origin
+from runtime.artifact import Lineage
+from runtime.data import sha256_of
+from runtime.errors import UserError
+from st3.checkpoint import INFO_FILE, load_checkpoint
+
+
+@final
+class TorchNetwork(Network):
+    """An exported program. What is built is the captured one; what answers is the program as it was."""
+
+    def __init__(self, program: ExportedProgram, shape: tuple[int, int, int], batch_size: int) -> None:
+        super().__init__((batch_size, *shape), "input", "output")
+        self._program = program
+        self._captured = capture(program, shape, batch_size)
+
+    def graph(self) -> Graph:
+        """See ``Network.graph``."""
+        return read_graph(self._captured)
+
+    def layers(self) -> tuple[Layer, ...]:
+        """See ``Network.layers``; batch normalisation is folded."""
+        return read_layers(self._captured)
+
+    def answer(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See ``Network.answer``; unfolded, in torch."""
+        with torch.no_grad():
+            result: NDArray[np.float32] = self._program.module()(torch.from_numpy(inputs)).numpy()
+        return result
+
+    def write_onnx(self, path: Path) -> None:
+        """See ``Network.write_onnx``; torch's exporter writes it."""
+        talk = io.StringIO()
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
+                warnings.simplefilter("ignore")  # the exporter warns of its own internals, which no user can change
+                program = torch.onnx.export(
+                    self._captured.program,
+                    input_names=[self.input_name],
+                    output_names=[self.output_name],
+                    dynamo=True,
+                    verbose=False,
+                )
+                assert program is not None
+                program.save(path, external_data=False)
+        except torch.onnx.errors.OnnxExporterError as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(f"the network cannot be written as ONNX: {first}; use another backend") from error
+
+    def program(self) -> ExportedProgram:
+        """See ``Network.program``."""
+        return self._captured.program
+
+
+def open_checkpoint(folder: Path, batch_size: int) -> tuple[Network, Origin]:
+    """Load a checkpoint for a batch size; a ``UserError`` if it is damaged or cannot be fixed to that batch."""
+    checkpoint = load_checkpoint(folder)
+    info = checkpoint.info
+    network = TorchNetwork(checkpoint.exported_program(), info.preprocessing.shape, batch_size)
+    lineage = Lineage(
+        recipe=info.recipe,
+        method=info.method,
+        pattern=info.pattern,
+        target_sparsity=info.target_sparsity,
+        sparsity=info.sparsity,
+        accuracy=info.accuracy,
+        seed=info.seed,
+        commit=info.commit,
+        checkpoint_sha256=sha256_of(folder / INFO_FILE),
+        versions=info.versions,
+    )
+    patterns = {layer.name: layer.pattern for layer in info.layers}
+    return network, Origin(lineage, info.classes, info.preprocessing, patterns)

@@ -1,0 +1,121 @@
+"""Reads an ONNX model into the compiler's own graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, NodeProto, numpy_helper
+
+from compile.graph import Graph
+from compile.onnx_file import OnnxFile
+from compile.onnx_ops import channels, functions, normalisations, shapes, windows
+from compile.onnx_ops.normalisations import Normalisation, find_normalisation, read_normalisation
+from compile.onnx_ops.state import Import, Reader, View, evaluate, refusal, whole
+from compile.passes.fold_affine import fold_affine
+from runtime.errors import UserError
+
+READERS: dict[str, Reader] = {
+    **windows.READERS,
+    **channels.READERS,
+    **normalisations.READERS,
+    **functions.READERS,
+    **shapes.READERS,
+}
+
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinear", "Integer")
+
+
+def read_graph(file: OnnxFile, batch_size: int) -> Graph:
+    """Import a network for a batch size.
+
+    Raises:
+        UserError: the network holds something that the graph does not have; the message names the node, the operator
+            and what there is.
+    """
+    constants = _initializers(file.model.graph)
+    nodes = _fold_constants(file.model.graph.node, constants, file.opset)
+    made = {output: node for node in nodes for output in node.output}
+    found = {node.output[0]: find_normalisation(node, made, constants, file.opset) for node in nodes}
+    patterns = {output: pattern for output, pattern in found.items() if pattern is not None}
+    live, users = _live(nodes, patterns, file.output_name)
+    state = Import(file.opset, batch_size, file.batch, users)
+    state.constants = constants
+    state.shapes[file.input_name] = file.shape
+    state.values[file.input_name] = View(file.input_name, whole(file.shape))
+    for node in live:
+        if node.output[0] in patterns:
+            read_normalisation(state, node, patterns[node.output[0]])
+        else:
+            _read(state, node)
+    view = state.view(file.output_name)
+    if not state.in_order(view):
+        raise UserError(
+            f"{file.path}: the answer {file.output_name!r} is a map whose axes were moved; st3 returns maps with the "
+            f"channels first: leave the last Transpose out (onnx.utils.extract_model)"
+        )
+    return fold_affine(Graph(file.input_name, view.value, tuple(state.nodes), state.shapes))
+
+
+def _read(state: Import, node: NodeProto) -> None:
+    if node.input and all(name in state.constants for name in node.input if name):
+        state.constants.update(evaluate(node, state.constants, state.opset))
+        return
+    known = node.domain in ("", "ai.onnx") and node.op_type in READERS
+    if known:
+        READERS[node.op_type](state, node)
+        return
+    if node.op_type.startswith(_QUANTISED) or node.op_type.endswith(_QUANTISED):
+        raise refusal(node, "belongs to a quantised (int8) network; st3 compiles float32: give it the network before")
+    if node.op_type in ("Softmax", "LogSoftmax"):
+        raise refusal(
+            node,
+            f"is not in the native backend. At the end of a classifier leave it out, `st3 run` does it: "
+            f"onnx.utils.extract_model(MODEL, NEW, [INPUT], [{node.input[0]!r}])",
+        )
+    name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    hint = "; give the file as it was before ONNX Runtime optimised it" if node.domain == "com.microsoft" else ""
+    raise UserError(
+        f"node {node.name or node.output[0]!r} uses the operator {name}, which the native backend does not have "
+        f"(it has {', '.join(sorted(READERS))}){hint}"
+    )
+
+
+def _initializers(graph: GraphProto) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for sparse in graph.sparse_initializer:
+        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        # one flat index per value, or one row of coordinates
+        dense[np.unravel_index(indices, dense.shape) if indices.ndim == 1 else tuple(indices.T)] = values
+        found[sparse.values.name] = dense
+    return found
+
+
+def _fold_constants(nodes: Iterable[NodeProto], constants: dict[str, NDArray[Any]], opset: int) -> list[NodeProto]:
+    """Compute what depends on constants alone, into ``constants``; returns the other nodes."""
+    rest = []
+    for node in nodes:
+        inputs = [name for name in node.input if name]
+        if node.op_type == "Constant" or (inputs and all(name in constants for name in inputs)):
+            constants.update(evaluate(node, constants, opset))
+        else:
+            rest.append(node)
+    return rest
+
+
+def _live(
+    nodes: Sequence[NodeProto], patterns: dict[str, Normalisation], output: str
+) -> tuple[list[NodeProto], Counter[str]]:
+    """The nodes that the answer needs, in order, and how often they read each value."""
+    users: Counter[str] = Counter([output])
+    live = []
+    for node in reversed(nodes):
+        if any(name in users for name in node.output):
+            live.append(node)
+            pattern = patterns.get(node.output[0])
+            users.update([pattern.input] if pattern else [name for name in node.input if name])
+    return live[::-1], users

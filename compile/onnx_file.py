@@ -1,0 +1,125 @@
+"""Opens an ONNX file: one picture tensor in, one tensor out, a known opset, and its digest with external weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, ValueInfoProto, inliner
+
+from runtime.data import sha256_of
+from runtime.errors import UserError
+
+OPSETS = (13, 22)
+_AGAIN = "export the network again"
+
+
+class OnnxFile(msgspec.Struct, frozen=True):
+    """A checked model with its weights. ``shape`` is ``(C, H, W)``; ``batch`` is ``None`` where it is dynamic."""
+
+    path: Path
+    model: ModelProto
+    opset: int
+    input_name: str
+    output_name: str
+    shape: tuple[int, int, int]
+    batch: int | None
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Read a file whole, external weights included.
+
+    Raises:
+        UserError: the file is damaged, of another opset, or not a network from one picture to one answer.
+    """
+    try:
+        model = onnx.load(path)
+        # the checker asks for the shapes of outputs, which neither ONNX Runtime nor st3 needs
+        shapeless = [value.type.tensor_type for value in model.graph.output if not _has_shape(value)]
+        for kind in shapeless:
+            kind.shape.SetInParent()
+        onnx.checker.check_model(model)
+        for kind in shapeless:
+            kind.ClearField("shape")
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path} is no whole ONNX file: {first}; copy it again (with its data file) or {_AGAIN}"
+        ) from error
+    opset = _opset(path, model)
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    weights |= {tensor.values.name for tensor in model.graph.sparse_initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) != 1 or len(model.graph.output) != 1:
+        names = [value.name for value in inputs], [value.name for value in model.graph.output]
+        raise UserError(
+            f"{path} takes {names[0]} and returns {names[1]}; st3 compiles networks with one picture tensor in and one "
+            f"tensor out; cut the others off (onnx.utils.extract_model)"
+        )
+    batch, shape = _picture(path, inputs[0])
+    return OnnxFile(path, model, opset, inputs[0].name, model.graph.output[0].name, shape, batch)
+
+
+def digest_of(path: Path) -> str:
+    """The file's sha256; with external weights the sha256 of its own and its data files' digests, sorted by name."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError) as error:
+        raise UserError(f"{path} is no whole ONNX file: {error}; copy it again or {_AGAIN}") from error
+    data = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    own = sha256_of(path)
+    if not data:
+        return own
+    missing = [name for name in sorted(data) if not (path.parent / name).is_file()]
+    if missing:
+        raise UserError(f"{path} keeps its weights in {missing[0]}, which is not beside it; copy both")
+    parts = [own, *(sha256_of(path.parent / name) for name in sorted(data))]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _has_shape(value: ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.HasField("shape"))
+
+
+def _opset(path: Path, model: ModelProto) -> int:
+    found = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    low, high = OPSETS
+    if not found or not low <= found[0] <= high:
+        raise UserError(
+            f"{path} has opset {found[0] if found else 'none'}, st3 reads {low} to {high}; "
+            f"export it again with such an opset, or convert it (onnx.version_converter)"
+        )
+    return int(found[0])
+
+
+def _picture(path: Path, value: ValueInfoProto) -> tuple[int | None, tuple[int, int, int]]:
+    """Batch size and ``(C, H, W)`` of the input."""
+    kind = value.type.tensor_type
+    if kind.elem_type != TensorProto.FLOAT:
+        name = TensorProto.DataType.Name(kind.elem_type) if value.type.HasField("tensor_type") else "no tensor"
+        raise UserError(f"{path}: input {value.name!r} is {name}; st3 compiles float32 networks; {_AGAIN} in float32")
+    sizes = [size.dim_value if size.HasField("dim_value") else None for size in kind.shape.dim]
+    shown = [size.dim_value or size.dim_param or "?" for size in kind.shape.dim]
+    if len(sizes) != 4:
+        raise UserError(
+            f"{path}: input {value.name!r} has shape {shown}; st3 compiles networks of pictures (B, C, H, W)"
+        )
+    batch, *picture = sizes
+    channels, height, width = (size or 0 for size in picture)
+    if min(channels, height, width) < 1:
+        raise UserError(
+            f"{path}: input {value.name!r} has shape {shown}; only the batch may be dynamic: "
+            f"{_AGAIN} for one picture size, or fix it (onnx.tools.update_model_dims)"
+        )
+    return batch or None, (channels, height, width)

@@ -1,0 +1,163 @@
+"""The entrance for ONNX files: read for a fixed batch, answered by ONNX Runtime on the file as it was given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+from torch.export import ExportedProgram
+
+from compile.from_onnx import read_graph
+from compile.graph import Graph
+from compile.layers import Layer, graph_layers
+from compile.network import Network, Normalisation, Origin
+from compile.onnx_file import OnnxFile, digest_of, read_onnx
+from runtime.artifact import Lineage
+from runtime.errors import UserError
+
+_CLOSE = 1e-4
+"""How far a file rewritten for another batch may be from the file as it was, relative to the largest answer."""
+
+
+@final
+class OnnxNetwork(Network):
+    """A file and its graph for a batch size."""
+
+    def __init__(self, file: OnnxFile, batch_size: int) -> None:
+        super().__init__((batch_size, *file.shape), file.input_name, file.output_name)
+        self._file = file
+        self._graph = read_graph(file, batch_size)
+        self._layers = graph_layers(self._graph)
+
+    def graph(self) -> Graph:
+        """See ``Network.graph``."""
+        return self._graph
+
+    def layers(self) -> tuple[Layer, ...]:
+        """See ``Network.layers``; batch normalisation is folded."""
+        return self._layers
+
+    def answer(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See ``Network.answer``; a file with a fixed batch is run as often as it takes, the last time with zeros."""
+        size = self._file.batch or len(inputs)
+        results = []
+        for start in range(0, len(inputs), size):
+            batch = np.zeros((size, *inputs.shape[1:]), np.float32)
+            part = inputs[start : start + size]
+            batch[: len(part)] = part
+            results.append(_run(self._file.path, str(self._file.path), self, batch)[: len(part)])
+        return np.concatenate(results)
+
+    def write_onnx(self, path: Path) -> None:
+        """See ``Network.write_onnx``; the file itself, its batch fixed to this network's and weights inside.
+
+        Raises:
+            UserError: the file is fixed to another batch in a way that cannot be rewritten.
+        """
+        file, batch_size = self._file, self.input_shape[0]
+        model = with_batch(file, batch_size)
+        if file.batch not in (None, batch_size):
+            inputs = np.random.default_rng(0).standard_normal(self.input_shape).astype(np.float32)
+            expected = self.answer(inputs)
+            try:
+                result = _run(file.path, model.SerializeToString(), self, inputs)
+                same = (
+                    result.shape == expected.shape
+                    and np.abs(result - expected).max() <= _CLOSE * np.abs(expected).max()
+                )
+            except UserError:
+                same = False
+            if not same:
+                raise UserError(
+                    f"{file.path} is made for batches of {file.batch} and cannot be rewritten for {batch_size}; "
+                    f"compile it with --batch-size {file.batch}, or export it again with a dynamic batch"
+                )
+        onnx.save(model, path)
+
+    def program(self) -> ExportedProgram:
+        """There is none."""
+        raise UserError(
+            f"{self._file.path} is an ONNX file, which the inductor backend cannot compile: it needs a checkpoint "
+            f"(st3 train, st3.write_checkpoint); use native or onnxruntime"
+        )
+
+
+def with_batch(file: OnnxFile, batch_size: int) -> ModelProto:
+    """A copy whose input, and whose reshapes to the file's own batch, have ``batch_size`` pictures."""
+    model = ModelProto()
+    model.CopyFrom(file.model)
+    graph = model.graph
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        if value.name in (file.input_name, file.output_name) and value.type.tensor_type.shape.dim:
+            value.type.tensor_type.shape.dim[0].dim_value = batch_size
+    if file.batch in (None, batch_size):
+        return model
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    constants: dict[str, NDArray[Any]] = {name: numpy_helper.to_array(tensor) for name, tensor in weights.items()}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    for node in graph.node:
+        shape = constants.get(node.input[1]) if node.op_type == "Reshape" and node.input[0] not in weights else None
+        if shape is not None and shape.size and shape[0] == file.batch:
+            name = f"{node.input[1]}.{node.output[0]}.batch"
+            graph.initializer.append(numpy_helper.from_array(np.array([batch_size, *shape[1:]], np.int64), name))
+            node.input[1] = name
+    return model
+
+
+def open_onnx(path: Path, batch_size: int, normalisation: Normalisation) -> tuple[Network, Origin]:
+    """Read an ONNX file for a batch size.
+
+    Args:
+        path: the file.
+        batch_size: pictures per run.
+        normalisation: of the pictures that it was trained on.
+
+    Raises:
+        UserError: the file, its network or the normalisation is not one that st3 can compile.
+    """
+    file = read_onnx(path)
+    network = OnnxNetwork(file, batch_size)
+    weights = sum(layer.weight.size for layer in network.layers())
+    nonzeros = sum(int(np.count_nonzero(layer.weight)) for layer in network.layers())
+    sparsity = 1 - nonzeros / max(1, weights)
+    producer = {file.model.producer_name: file.model.producer_version} if file.model.producer_name else {}
+    lineage = Lineage(
+        recipe=path.name,
+        method="onnx",
+        pattern="unstructured" if nonzeros < weights else "dense",
+        target_sparsity=round(sparsity, 4),
+        sparsity=sparsity,
+        accuracy=None,
+        seed=None,
+        commit="unknown",
+        checkpoint_sha256=digest_of(path),
+        versions={"opset": str(file.opset), **producer},
+    )
+    shape = network.graph().shapes[network.graph().output]
+    answers = shape[0] if shape[1:] == (1, 1) else 0
+    patterns = {layer.name: "dense" if np.all(layer.weight) else "unstructured" for layer in network.layers()}
+    return network, Origin(lineage, tuple(map(str, range(answers))), normalisation.of(file.shape), patterns)
+
+
+def _run(path: Path, model: str | bytes, network: Network, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One run in ONNX Runtime of the file at ``path``, or of a model made from it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        (result,) = session.run([network.output_name], {network.input_name: inputs})
+    except Exception as error:  # ONNX Runtime raises a class of its own for each status code
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"ONNX Runtime {onnxruntime.__version__}, which gives the reference answers, cannot run {path}: {first}"
+        ) from error
+    return np.asarray(result, np.float32)
