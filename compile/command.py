@@ -62,7 +62,9 @@ def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, 
     "--dtype", default="float32", show_default=True, help=f"Numbers to compute in; there is {', '.join(_DTYPES)}."
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads that the engine uses by default.")
-@click.option("--isa", default="native", show_default=True, help="Instruction set for native: avx512, avx2, portable.")
+@click.option(
+    "--isa", default="native", show_default=True, help="Instruction set for native: avx512, avx2, aarch64, portable."
+)
 @click.option(
     "--tune/--no-tune",
     default=True,
@@ -118,7 +120,7 @@ def compile_(
         for sizes in batch_sizes:
             artifact = folder / artifact_name(backend, sizes)
             start = time.perf_counter()
-            fresh = not force and isa == "native" and up_to_date(source, artifact, threads, normalisation)
+            fresh = not force and up_to_date(source, artifact, threads, isa, normalisation)
             if not fresh:
                 what = f"compiling {source.name} with {backend}, batch {','.join(map(str, sizes))}"
                 with console.status(what) as status:

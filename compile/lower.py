@@ -109,13 +109,18 @@ def check_batch_sizes(backend_name: str, batch_sizes: tuple[int, ...]) -> None:
         )
 
 
-def up_to_date(source: Path, artifact: Path, threads: int, normalisation: Normalisation | None = None) -> bool:
-    """Whether an artifact is whole, of this schema, and from this source for this many threads and these pictures."""
+def up_to_date(
+    source: Path, artifact: Path, threads: int, isa: str, normalisation: Normalisation | None = None
+) -> bool:
+    """Whether an artifact is whole, of this schema, and from this very source for this target and these pictures."""
     try:
         manifest = open_artifact(artifact).manifest
     except ArtifactError:
         return False
-    if manifest.schema_version != SCHEMA_VERSION or manifest.target.threads != threads:
+    target = manifest.target
+    if manifest.schema_version != SCHEMA_VERSION or target.threads != threads:
+        return False
+    if target.architecture != find_backend(manifest.backend).architecture(isa):
         return False
     if is_onnx(source):
         wanted = (normalisation or Normalisation()).of(manifest.preprocessing.shape)

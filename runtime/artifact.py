@@ -32,7 +32,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an artifact was built for. ``architecture`` is an instruction set (``avx512``, ``avx2``, ``portable``).
+    """What an artifact was built for. ``architecture`` is an instruction set (``avx512``, ``aarch64``, ...).
 
     ``batch_size`` is that of the manifest's shapes and of the golden data. ``batch_sizes`` are all that the payload was
     built for, ascending; ``batch_size`` is the last of them. Empty, as in schema 1, means ``batch_size`` alone.

@@ -12,6 +12,9 @@ from runtime.errors import ArtifactError
 if TYPE_CHECKING:
     from runtime.artifact import Artifact
 
+# what a reader recognises a processor by, oldest first
+_VECTOR_FLAGS = ("sse2", "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512vl", "asimd", "sve")
+
 
 def cpu_flags() -> frozenset[str]:
     """CPU features as the Linux kernel names them (``avx2``, ``avx512f``, ``asimd``); empty where it does not say."""
@@ -29,18 +32,15 @@ def cpu_flags() -> frozenset[str]:
 def check_requirements(artifact: Artifact) -> None:
     """Raise ``ArtifactError`` that says what the artifact needs and this machine lacks."""
     needs = artifact.manifest.requirements
-    for wanted, here, what in (
-        (needs.system, platform.system(), "operating system"),
-        (needs.machine, platform.machine(), "processor"),
-    ):
+    for wanted, here in ((needs.system, platform.system()), (needs.machine, platform.machine())):
         if wanted and wanted != here:
-            raise ArtifactError(
-                f"{artifact.folder} was built for {what} {wanted}, this machine is {here}; compile it for this one"
-            )
-    missing = sorted(set(needs.cpu_flags) - cpu_flags())
+            raise ArtifactError(f"{artifact.folder} needs {wanted}, this machine is {here}; compile it for this one")
+    flags = cpu_flags()
+    missing = [flag for flag in needs.cpu_flags if flag not in flags]
     if missing:
+        has = " ".join(flag for flag in _VECTOR_FLAGS if flag in flags) or "no vector instructions that it names"
         raise ArtifactError(
-            f"{artifact.folder} needs {' '.join(needs.cpu_flags)}, this machine lacks {' '.join(missing)}; "
+            f"{artifact.folder} needs {' '.join(missing)}; this machine has {has}; "
             f"compile it for this one (st3 compile --isa)"
         )
     for package, version in needs.packages.items():

@@ -14,7 +14,7 @@ from compile.native.isa import Isa, cache_bytes, isa_for
 from compile.native.plan import Compute, Plan
 from compile.native.schedule import Schedule, options, useful_joins, without_joins
 from compile.native.select import choose_plan
-from compile.native.toolchain import build_library
+from compile.native.toolchain import build_library, compiler
 from compile.native.tune import tune
 from compile.network import Network
 from compile.passes.fuse_epilogue import fuse_epilogue
@@ -45,10 +45,11 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
         UserError: an operator is missing, or there is no C++ compiler.
     """
     isa = isa_for(target.architecture)
+    compiler(isa.machine)  # a missing compiler is said before the work that precedes it
     graph = fuse_epilogue(network.graph())
     chosen = {}
     for size in target.sizes:
-        plan = choose_plan(graph, size, isa, cache_bytes(2))
+        plan = choose_plan(graph, size, isa, cache_bytes(2, isa))
         plan, schedules = choose_schedules(plan, isa, target.threads, effort)
         effort.report(f"batch {size}: compiling the chosen version")
         place = batch_folder(size)
@@ -58,7 +59,7 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
             for step in plan.steps
             if isinstance(step, Compute) and isinstance(step.node, Conv)
         }
-    needs = Requirements(system=platform.system(), machine=platform.machine(), cpu_flags=isa.cpu_flags)
+    needs = Requirements(system=platform.system(), machine=isa.machine or platform.machine(), cpu_flags=isa.cpu_flags)
     return Built(engine="native", formats=merged_formats(chosen), requirements=needs)
 
 
@@ -90,8 +91,8 @@ def merged_formats(chosen: dict[int, dict[str, tuple[str, str]]]) -> dict[str, t
 
 def choose_schedules(plan: Plan, isa: Isa, threads: int, effort: Effort) -> tuple[Plan, dict[str, Schedule]]:
     """One schedule per convolution, by output name, and the plan with the joins that pay: measured, or by the model."""
-    l1 = cache_bytes(1)
-    plan = without_joins(plan, useful_joins(plan, threads, cache_bytes(2)))
+    l1 = cache_bytes(1, isa)
+    plan = without_joins(plan, useful_joins(plan, threads, cache_bytes(2, isa)))
     if effort.tune and set(isa.cpu_flags) <= cpu_flags():  # what this machine cannot run it cannot measure
         return tune(plan, isa, threads, l1, effort.report)
     return plan, {name: ranked[0] for name, ranked in options(plan, isa, l1).items()}

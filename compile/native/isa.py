@@ -12,13 +12,22 @@ from runtime.machine import cpu_flags
 
 
 class Isa(msgspec.Struct, frozen=True):
-    """One instruction set. ``cpu_flags`` are the kernel's names for what the code needs when it is loaded."""
+    """One instruction set. ``cpu_flags`` are the kernel's names for what the code needs when it is loaded.
+
+    ``machine`` is the processor's name as ``uname -m`` gives it; empty means that of the machine that compiles.
+    """
 
     name: str
+    machine: str
     lanes: int
     registers: int
     compiler_flags: tuple[str, ...]
     cpu_flags: tuple[str, ...]
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this machine can compile for it but not run it."""
+        return self.machine not in ("", platform.machine())
 
 
 _V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
@@ -27,14 +36,16 @@ ISAS: dict[str, Isa] = {
     for isa in (
         Isa(
             "avx512",
+            "x86_64",
             16,
             32,
             ("-march=x86-64-v4", "-mprefer-vector-width=512"),
             (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
         ),
-        Isa("avx2", 8, 16, ("-march=x86-64-v3",), _V3),
+        Isa("avx2", "x86_64", 8, 16, ("-march=x86-64-v3",), _V3),
+        Isa("aarch64", "aarch64", 4, 32, ("-march=armv8-a",), ("asimd",)),
         # whatever the compiler's default target has; vectors of 4 floats exist on every 64-bit machine
-        Isa("portable", 4, 16, (), ()),
+        Isa("portable", "", 4, 16, (), ()),
     )
 }
 
@@ -42,16 +53,17 @@ ISAS: dict[str, Isa] = {
 def isa_for(name: str) -> Isa:
     """The instruction set by name; ``native`` is the widest one that this machine runs."""
     if name == "native":
-        if platform.machine() != "x86_64":
-            return ISAS["portable"]
-        return next(isa for isa in ISAS.values() if set(isa.cpu_flags) <= cpu_flags())
+        return next(isa for isa in ISAS.values() if not isa.foreign and set(isa.cpu_flags) <= cpu_flags())
     if name not in ISAS:
         raise UserError(f"unknown instruction set {name!r}; choose one of native, {', '.join(ISAS)}")
     return ISAS[name]
 
 
-def cache_bytes(level: int) -> int:
-    """Bytes of this machine's data cache of a level, per core; a small common size where the system does not say."""
+def cache_bytes(level: int, isa: Isa) -> int:
+    """Bytes of a data cache per core: this machine's; a small common size for another, or if the system is silent."""
+    common = {1: 32, 2: 512}[level] * 1024
+    if isa.foreign:
+        return common
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
             kind = (index / "type").read_text(encoding="ascii").strip()
@@ -61,4 +73,4 @@ def cache_bytes(level: int) -> int:
             continue
         if found == level and kind != "Instruction" and size.endswith("K"):
             return int(size[:-1]) * 1024
-    return {1: 32, 2: 512}[level] * 1024
+    return common

@@ -1,8 +1,9 @@
-"""Finds the C++ compiler and turns generated source into a shared library."""
+"""Finds the C++ compiler and turns generated source into a shared library or a program."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,8 +16,6 @@ KERNELS = Path(__file__).parent / "kernels"
 _FLAGS = (
     "-std=c++20",
     "-O3",
-    "-fPIC",
-    "-shared",
     "-pthread",
     "-fvisibility=hidden",
     "-fno-gnu-unique",  # two loaded networks must never share a symbol
@@ -24,29 +23,49 @@ _FLAGS = (
     "-fno-math-errno",  # a square root is one instruction
     "-fno-exceptions",
     "-fno-rtti",
-    "-Wl,--as-needed",  # nothing of the C++ library is used, so the artifact shall not ask for it
-    "-s",
     "-Wall",
     "-Wextra",
 )
+_LIBRARY_FLAGS = (
+    "-fPIC",
+    "-shared",
+    "-Wl,--as-needed",  # nothing of the C++ library is used, so the artifact shall not ask for it
+    "-s",
+)
 
 
-def compiler() -> str:
-    """Path of the C++ compiler: ``$CXX``, else g++."""
-    wanted = os.environ.get("CXX") or "g++"
+def compiler(machine: str = "") -> str:
+    """Path of the C++ compiler for a processor: ``$CXX``, else g++, for this one; for another Debian's cross compiler.
+
+    Raises:
+        UserError: it is not installed; the message says how to install it.
+    """
+    if machine in ("", platform.machine()):
+        wanted = os.environ.get("CXX") or "g++"
+        advice = "install g++ 11 or newer (Debian, Ubuntu: apt install g++) or point CXX to one"
+    else:
+        wanted = f"{machine}-linux-gnu-g++"
+        advice = f"install it (Debian, Ubuntu: apt install g++-{machine.replace('_', '-')}-linux-gnu)"
     found = shutil.which(wanted)
     if found is None:
-        raise UserError(
-            f"the native backend needs a C++ compiler, and {wanted!r} was not found; "
-            f"install g++ 11 or newer (Debian, Ubuntu: apt install g++) or point CXX to one"
-        )
+        purpose = f" for {machine}" if machine else ""
+        raise UserError(f"the native backend needs a C++ compiler{purpose}, and {wanted!r} was not found; {advice}")
     return found
 
 
 def build_library(source: Path, library: Path, isa: Isa, extra_flags: tuple[str, ...] = ()) -> None:
     """Compile one generated source file; raises ``UserError`` with the compiler's first complaint."""
-    command = [compiler(), *_FLAGS, *isa.compiler_flags, *extra_flags, f"-I{KERNELS}", "-o", str(library), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    _build(source, library, isa, (*_LIBRARY_FLAGS, *extra_flags))
+
+
+def build_program(source: Path, program: Path, isa: Isa, extra_flags: tuple[str, ...] = ()) -> None:
+    """Compile a source file with a ``main`` and includes of the kernels or of a generated network, as tests do."""
+    _build(source, program, isa, extra_flags)
+
+
+def _build(source: Path, result: Path, isa: Isa, flags: tuple[str, ...]) -> None:
+    command = [compiler(isa.machine), *_FLAGS, *isa.compiler_flags, *flags, f"-I{KERNELS}"]
+    done = subprocess.run([*command, "-o", str(result), str(source)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[-1:]
         first = lines[0] if lines else f"exit status {done.returncode}"

@@ -88,10 +88,10 @@ def test_command_compiles_once(sparse: Path, tmp_path: Path) -> None:
     assert json.loads(first.stdout)[0]["fresh"] is False
     assert json.loads(CliRunner().invoke(main, arguments).stdout)[0]["fresh"] is True
     artifact = tmp_path / "sparse/onnxruntime-b1"
-    assert up_to_date(sparse, artifact, 1)
-    assert not up_to_date(sparse, artifact, 2)
+    assert up_to_date(sparse, artifact, 1, "native")
+    assert not up_to_date(sparse, artifact, 2, "native")
     (artifact / "payload/model.onnx").write_bytes(b"")
-    assert not up_to_date(sparse, artifact, 1)
+    assert not up_to_date(sparse, artifact, 1, "native")
     assert json.loads(CliRunner().invoke(main, arguments).stdout)[0]["fresh"] is False
 
 
@@ -109,7 +109,7 @@ def test_a_refused_build_keeps_the_old_artifact(sparse: Path, tmp_path: Path, mo
     ("options", "message"),
     [
         (["--backend", "abacus"], "unknown backend 'abacus'; choose one of inductor, native, onnxruntime"),
-        (["--isa", "mmx"], "unknown instruction set 'mmx'; choose one of native, avx512, avx2, portable"),
+        (["--isa", "mmx"], "unknown instruction set 'mmx'; choose one of native, avx512, avx2, aarch64, portable"),
         (["--batch-size", "0"], "a batch size must be 1 or more, got 0"),
         (["--batch-size", "1,-4"], "a batch size must be 1 or more, got -4"),
         (["--batch-size", "1;4"], "1;4 is neither a number nor numbers with commas"),

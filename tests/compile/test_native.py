@@ -24,7 +24,7 @@ from runtime.engines.native import NativeEngine
 from runtime.errors import ArtifactError, UserError
 from runtime.machine import cpu_flags
 
-RUNNABLE = [name for name, isa in ISAS.items() if set(isa.cpu_flags) <= cpu_flags()]
+RUNNABLE = [name for name, isa in ISAS.items() if not isa.foreign and set(isa.cpu_flags) <= cpu_flags()]
 
 
 class Residual(nn.Module):

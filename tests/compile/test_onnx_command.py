@@ -106,18 +106,18 @@ def test_other_weights_pictures_or_data_files_are_compiled_again(tmp_path: Path)
     model = write(tmp_path / "m.onnx", external=True)
     artifact = lower(model, tmp_path, "onnxruntime", (1,), 1, "native")
     assert replay(load(artifact)).passed
-    assert up_to_date(model, artifact, 1)
-    assert not up_to_date(model, artifact, 2)
-    assert up_to_date(model, artifact, 1, Normalisation(mean=(0.0, 0.0, 0.0)))
-    assert not up_to_date(model, artifact, 1, Normalisation(mean=(0.5,)))
+    assert up_to_date(model, artifact, 1, "native")
+    assert not up_to_date(model, artifact, 2, "native")
+    assert up_to_date(model, artifact, 1, "native", Normalisation(mean=(0.0, 0.0, 0.0)))
+    assert not up_to_date(model, artifact, 1, "native", Normalisation(mean=(0.5,)))
     data = tmp_path / "m.onnx.data"
     raw = bytearray(data.read_bytes())
     raw[-1] ^= 1
     data.write_bytes(raw)
-    assert not up_to_date(model, artifact, 1)
+    assert not up_to_date(model, artifact, 1, "native")
     data.unlink()
     with pytest.raises(UserError, match=r"keeps its weights in m\.onnx\.data, which is not beside it"):
-        up_to_date(model, artifact, 1)
+        up_to_date(model, artifact, 1, "native")
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 5])

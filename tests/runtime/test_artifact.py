@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from runtime import machine
 from runtime.artifact import MANIFEST, open_artifact, write_manifest
 from runtime.check import replay
 from runtime.engine import load
@@ -116,14 +118,35 @@ def test_a_library_that_is_none(artifact: Path) -> None:
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
-        ({"cpu_flags": ["avx2", "quantum9"]}, r"needs avx2 quantum9, this machine lacks (avx2 )?quantum9"),
-        ({"machine": "vax"}, "built for processor vax"),
-        ({"system": "Plan9"}, "built for operating system Plan9"),
+        ({"cpu_flags": ["quantum9"]}, r"needs quantum9; this machine has (sse2|asimd)"),
+        ({"machine": "vax"}, f"needs vax, this machine is {platform.machine()}; compile it for this one"),
+        ({"system": "Plan9"}, f"needs Plan9, this machine is {platform.system()}"),
         ({"packages": {"no-such-package": "1.2"}}, "pip install no-such-package==1.2"),
     ],
 )
 def test_what_the_machine_lacks_is_said(artifact: Path, needs: dict, message: str) -> None:
     edit(artifact, lambda data: data["requirements"].update(needs))
+    with pytest.raises(ArtifactError, match=message):
+        load(artifact)
+
+
+@pytest.mark.parametrize(
+    ("has", "message"),
+    [
+        (("sse2", "sse4_2", "avx"), r"needs avx2 fma; this machine has sse2 sse4_2 avx; .*st3 compile --isa"),
+        (("asimd", "fp"), r"needs avx avx2 fma; this machine has asimd;"),
+        ((), r"needs avx avx2 fma; this machine has no vector instructions"),
+        (("avx", "avx2", "fma", "sse2"), None),
+    ],
+)
+def test_a_machine_with_older_vectors_is_told_what_it_lacks_and_has(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, has: tuple[str, ...], message: str | None
+) -> None:
+    edit(artifact, lambda data: data["requirements"].update(cpu_flags=["avx", "avx2", "fma"]))
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(has))
+    if message is None:
+        machine.check_requirements(open_artifact(artifact))
+        return
     with pytest.raises(ArtifactError, match=message):
         load(artifact)
 
