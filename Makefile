@@ -24,7 +24,7 @@ TRAIN = $(ST3) train $(RECIPE) --out $(@D) --evaluation $(OUT)/evaluation --devi
 BENCH_THREADS = --threads 1 $(if $(filter-out 1,$(THREADS)),--threads $(THREADS))
 
 .DELETE_ON_ERROR:
-.PHONY: all setup train compile bench report bench-cpu $(NETWORKS:%=bench-cpu-%) check test clean
+.PHONY: all setup train compile bench report bench-cpu $(NETWORKS:%=bench-cpu-%) check test test-native clean
 # one training run, compilation or measurement at a time, whatever -j says: they use all cores themselves
 .NOTPARALLEL:
 
@@ -106,6 +106,10 @@ check: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(VENV)/bin/pytest -n 2 --dist worksteal
+
+# the generated code under AddressSanitizer, UBSan and ThreadSanitizer, and on an emulated aarch64: some minutes
+test-native: $(VENV)/ready
+	$(VENV)/bin/pytest -n 2 --dist worksteal tests/native -m "exhaustive or not exhaustive"
 
 clean:
 	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

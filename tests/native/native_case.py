@@ -1,0 +1,122 @@
+"""Writes a network's generated source and data for the driver, builds the driver around it, and runs it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+import msgspec
+import numpy as np
+import torch
+from support import capture_module
+from torch import nn
+
+from compile.backends import native
+from compile.native.emit import Source, emit
+from compile.native.isa import Isa, isa_for
+from compile.native.plan import Plan
+from compile.native.schedule import Schedule
+from compile.native.toolchain import build_program
+from runtime.abi import WEIGHT_FILE, batch_folder
+from runtime.artifact import Target
+from runtime.steps import StepInfo
+
+DRIVER = Path(__file__).parent / "driver.cpp"
+GAP = 8192  # bytes between two tensors that lie apart
+
+
+class Case(msgspec.Struct, frozen=True):
+    """What the driver is given; ``picture`` and ``result`` are the floats of one picture and of its outputs."""
+
+    folder: Path
+    source: Path
+    isa: Isa
+    batch_size: int
+    picture: int
+    result: int
+    steps: tuple[StepInfo, ...]
+
+
+def write_case(
+    folder: Path,
+    module: nn.Module,
+    shape: tuple[int, int, int],
+    batch_size: int,
+    isa: str = "native",
+    apart: bool = False,
+) -> Case:
+    """Generate a network. ``apart``: no two tensors share memory or touch, and what lies between is told the driver."""
+    gaps: list[tuple[int, int]] = []
+    steps: list[StepInfo] = []
+
+    def emit_apart(plan: Plan, schedules: dict[str, Schedule], which: Isa) -> Source:
+        if apart:
+            plan, found = lay_apart(plan)
+            gaps[:] = found
+        source = emit(plan, schedules, which)
+        steps[:] = source.steps
+        return source
+
+    target = Target("cpu", isa_for(isa).name, "float32", batch_size, 1)
+    with mock.patch.object(native, "emit", emit_apart), mock.patch.object(native, "build_library"):
+        native.build(capture_module(module, shape, batch_size), target, folder)
+    inputs = np.random.default_rng(11).standard_normal((batch_size, *shape)).astype(np.float32)
+    with torch.no_grad():
+        expected = module.eval()(torch.from_numpy(inputs)).numpy()
+    place = batch_folder(batch_size)
+    (folder / "payload" / place / WEIGHT_FILE).rename(folder / "weights.bin")
+    (folder / "inputs.bin").write_bytes(inputs.tobytes())
+    (folder / "expected.bin").write_bytes(expected.astype(np.float32).tobytes())
+    (folder / "gaps.bin").write_bytes(np.array(gaps, "<i8").tobytes())
+    source = folder / "source" / place / "network.cpp"
+    sizes = inputs.size // batch_size, expected.size // batch_size
+    return Case(folder, source, isa_for(isa), batch_size, *sizes, tuple(steps))
+
+
+def lay_apart(plan: Plan) -> tuple[Plan, list[tuple[int, int]]]:
+    """The plan with every tensor in memory of its own, and the stretches between them: start and length in bytes."""
+    offsets, gaps, at = {}, [(0, GAP)], GAP
+    for name, tensor in plan.tensors.items():
+        offsets[name] = at
+        end = at + tensor.size
+        at = -(-end // 4096) * 4096 + GAP
+        gaps.append((end, at - end))
+    return msgspec.structs.replace(plan, offsets=offsets, size=at), gaps
+
+
+def build_driver(case: Case, flags: Sequence[str] = ()) -> Path:
+    """Compile the driver with the case's network in it."""
+    program = case.folder / "driver"
+    network = f'-DNETWORK="{case.source}"'
+    build_program(DRIVER, program, case.isa, (network, "-fno-access-control", "-Wno-unused-function", *flags))
+    return program
+
+
+def run_driver(case: Case, program: Path, threads: Sequence[int], emulator: Sequence[str] = ()) -> float:
+    """The result's deviation from torch's; an ``AssertionError`` with what the driver wrote if it did not like it."""
+    numbers = (case.batch_size, case.picture, case.result, *threads)
+    done = subprocess.run(
+        [*emulator, str(program), str(case.folder), *map(str, numbers)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={"ASAN_OPTIONS": "detect_stack_use_after_return=1", "TSAN_OPTIONS": "halt_on_error=1"},
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return float(done.stdout.split()[-1])
+
+
+def why_not(flags: Sequence[str], folder: Path) -> str | None:
+    """Why programs built with these flags cannot be built or run here; ``None`` if they can."""
+    source = folder / "empty.cpp"
+    source.write_text("int main() {}\n")
+    try:
+        build_program(source, folder / "empty", isa_for("portable"), tuple(flags))
+    except Exception as error:  # whatever is wrong is the reason
+        return f"{platform.machine()}: {error}"
+    done = subprocess.run([str(folder / "empty")], capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else f"the sanitizer does not run here: {done.stderr.strip()[:200]}"
