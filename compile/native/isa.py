@@ -59,10 +59,10 @@ def isa_for(name: str) -> Isa:
     return ISAS[name]
 
 
-def cache_bytes(level: int, isa: Isa) -> int:
+def cache_bytes(level: int, isa: Isa | None = None) -> int:
     """Bytes of a data cache per core: this machine's; a small common size for another, or if the system is silent."""
     common = {1: 32, 2: 512}[level] * 1024
-    if isa.foreign:
+    if isa is not None and isa.foreign:
         return common
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
