@@ -32,8 +32,9 @@ def capture(program: ExportedProgram, shape: tuple[int, int, int], batch_size: i
         batch_size: pictures per run.
 
     Raises:
-        UserError: the program does not take such a batch.
+        UserError: the program does not take such a batch, or was exported for pictures of any size.
     """
+    _refuse_dynamic_size(program)
     example = torch.zeros(batch_size, *shape)
     module = program.module(check_guards=False)
     fold_batchnorm(module)
@@ -47,3 +48,14 @@ def capture(program: ExportedProgram, shape: tuple[int, int, int], batch_size: i
             f"a network for st3 takes one tensor (B, C, H, W) with a dynamic batch"
         ) from error
     return Captured(fixed, fixed.module(check_guards=False), (batch_size, *shape))
+
+
+def _refuse_dynamic_size(program: ExportedProgram) -> None:
+    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    for node in inputs:
+        for name, length in zip(("height", "width"), node.meta["val"].shape[2:], strict=False):
+            if not isinstance(length, int):
+                raise UserError(
+                    f"the network was exported for pictures of any {name} ({length}), and st3 compiles for one size; "
+                    f"export it with the batch as the only dynamic dimension"
+                )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from compile.aten import READERS, Import
+from compile.aten.readers import READERS
+from compile.aten.state import Import, in_order
 from compile.capture import Captured
 from compile.graph import Graph
 from runtime.errors import UserError
@@ -18,27 +19,38 @@ def read_graph(captured: Captured) -> Graph:
         UserError: an operator is not known; the message names the node, the operator and the known ones.
     """
     state = Import(captured.module)
-    input_name = ""
-    output_name = ""
+    names = {"input": "", "output": ""}
     for node in captured.module.graph.nodes:
         if node.op == "placeholder":
-            input_name = node.name
-            state.values[node] = node.name
-            state.shapes[node.name] = captured.input_shape[1:]
+            names["input"] = node.name
+            state.input(node, captured.input_shape[1:])
         elif node.op == "call_function":
             _read_call(state, node)
         elif node.op == "output":
             result = node.args[0]
-            output_name = state.value(result[0] if isinstance(result, (tuple, list)) else result)
-    return Graph(input_name, output_name, tuple(state.nodes), state.shapes)
+            view = state.view(result[0] if isinstance(result, (tuple, list)) else result)
+            if not in_order(view.dims):
+                raise UserError(
+                    f"the network's result {view.name!r} is a permuted map; the native backend has (C, H, W)"
+                )
+            names["output"] = view.name
+    return Graph(names["input"], names["output"], tuple(state.nodes), state.shapes)
 
 
 def _read_call(state: Import, node: fx.Node) -> None:
-    if isinstance(node.target, torch._ops.OpOverload) and node.target in READERS:
-        READERS[node.target](state, node)
-        return
-    known = ", ".join(sorted({str(target).removeprefix("aten.").split(".")[0] for target in READERS}))
-    raise UserError(
-        f"node {node.name!r} uses the operator {node.target}, which the native backend does not have "
-        f"(it has {known}); use the onnxruntime or inductor backend for this network"
-    )
+    if node.target not in READERS:
+        names = {str(target) for target in READERS if isinstance(target, torch._ops.OpOverload)}
+        known = ", ".join(sorted({name.removeprefix("aten.").split(".")[0] for name in names}))
+        raise UserError(
+            f"node {node.name!r} uses the operator {node.target}, which the native backend does not have "
+            f"(it has {known}); use the onnxruntime or inductor backend for this network"
+        )
+    READERS[node.target](state, node)
+    if isinstance(node.target, torch._ops.OpOverload) and _in_place(node.target) and node.args[0] is not node:
+        assert isinstance(node.args[0], fx.Node)
+        state.overwrite(node.args[0], node)
+
+
+def _in_place(operator: torch._ops.OpOverload) -> bool:
+    first = operator._schema.arguments[0].alias_info
+    return first is not None and first.is_write

@@ -17,7 +17,7 @@ from compile.native.select import choose_plan
 from compile.native.toolchain import build_library, compiler
 from compile.native.tune import tune
 from compile.network import Network
-from compile.passes.fuse_epilogue import fuse_epilogue
+from compile.passes.simplify import simplify
 from runtime.abi import LIBRARY_FILE, STEPS_FILE, WEIGHT_FILE, batch_folder
 from runtime.artifact import Requirements, Target
 from runtime.machine import cpu_flags
@@ -46,7 +46,7 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
     """
     isa = isa_for(target.architecture)
     compiler(isa.machine)  # a missing compiler is said before the work that precedes it
-    graph = fuse_epilogue(network.graph())
+    graph = simplify(network.graph())
     chosen = {}
     for size in target.sizes:
         plan = choose_plan(graph, size, isa, cache_bytes(2, isa))

@@ -1,0 +1,1 @@
+"""Readers of torch's operators, by theme."""
