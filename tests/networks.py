@@ -6,6 +6,11 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from compile.native.isa import ISAS
+from runtime.machine import cpu_flags
+
+RUNNABLE = [name for name, isa in ISAS.items() if not isa.foreign and set(isa.cpu_flags) <= cpu_flags()]
+
 
 class Residual(nn.Module):
     """Two convolutions and a shortcut, the block of a ResNet."""
@@ -52,7 +57,8 @@ class OneConv(nn.Module):
 
 
 @st.composite
-def convolutions(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, int, int], int, float]:
+def convolutions(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, int, int], int, float, int]:
+    """A module, its picture's shape, a batch size, a density, and how many output channels share their zeros."""
     groups = draw(st.sampled_from([1, 1, 1, 2, 4]))
     inputs, outputs = groups * draw(st.integers(1, 6)), groups * draw(st.integers(1, 9))
     kernel = (draw(st.integers(1, 5)), draw(st.integers(1, 4)))
@@ -70,4 +76,5 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, int, int], int,
         shape,
         draw(st.sampled_from([1, 2, 5, 16])),
         draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])),
+        draw(st.sampled_from([1, 4])),
     )

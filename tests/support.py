@@ -40,13 +40,15 @@ def export_module(module: nn.Module, shape: tuple[int, int, int]) -> torch.expor
     return torch.export.export(module.eval(), (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
 
 
-def prune_randomly(module: nn.Module, density: float, seed: int = 0) -> nn.Module:
-    """Zero weights at random, and give batch normalisations statistics that matter."""
+def prune_randomly(module: nn.Module, density: float, seed: int = 0, block: int = 1) -> nn.Module:
+    """Zero weights at random, ``block`` output channels together; give batch normalisations statistics that matter."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for child in module.modules():
             if isinstance(child, (nn.Conv2d, nn.Linear)):
-                child.weight.mul_(torch.rand(child.weight.shape, generator=generator) < density)
+                outputs, *tap = child.weight.shape
+                kept = torch.rand((-(-outputs // block), *tap), generator=generator) < density
+                child.weight.mul_(kept.repeat_interleave(block, 0)[:outputs])
             if isinstance(child, nn.BatchNorm2d):
                 for tensor, low, high in (
                     (child.running_mean, -0.2, 0.2),

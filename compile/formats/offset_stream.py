@@ -56,24 +56,8 @@ def pack(weight: NDArray[np.float32], taps: Taps, cut: Cut) -> OffsetStream:
         cut: a row without entries is left out of all chunks but the first and last, which begin and end its sum;
             groups get about equal numbers of entries.
     """
-    outputs, chunks = len(weight), -(-taps.channels // cut.chunk)
-    place = np.flatnonzero(weight)
-    row = place // weight[0].size
-    chunk = taps.input_channel(weight.shape).reshape(-1)[place] // cut.chunk
-    counts = np.bincount(chunk * outputs + row, minlength=chunks * outputs).reshape(chunks, outputs)
-    bounds = balanced(counts.sum(0), cut.groups)
-    group = np.repeat(np.arange(cut.groups), np.diff(bounds))
-    # rows of one length follow each other; a stable sort keeps the entries of a row in the order of their offsets
-    order = np.lexsort((row, -counts[chunk, row], group[row], chunk))
-    offset = taps.offsets(weight.shape).reshape(-1)[place[order]] // taps.vector
-    segments, rows = _rows(counts, bounds)
-    return OffsetStream(
-        np.array(bounds, np.int32),
-        segments,
-        rows,
-        weight.reshape(-1)[place[order]],
-        offset.astype(np.uint16 if taps.reach(weight.shape) < 2**16 * taps.vector else np.uint32),
-    )
+    order = arrange(weight != 0, taps, cut, _WEIGHT_BYTES)
+    return OffsetStream(order.bounds, order.segments, order.rows, weight.reshape(-1)[order.places], order.offsets)
 
 
 def unpack(packed: OffsetStream, taps: Taps, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
@@ -90,6 +74,32 @@ def unpack(packed: OffsetStream, taps: Taps, shape: tuple[int, int, int, int]) -
     return weight
 
 
+class Order(msgspec.Struct, frozen=True):
+    """The order in which a stream is run; see ``OffsetStream``. ``places`` are flat indices, one per entry."""
+
+    bounds: NDArray[np.int32]
+    segments: NDArray[np.void]
+    rows: NDArray[np.void]
+    places: NDArray[np.int64]
+    offsets: NDArray[np.unsignedinteger[Any]]
+
+
+def arrange(kept: NDArray[np.bool_], taps: Taps, cut: Cut, entry_bytes: int) -> Order:
+    """Put the places of ``kept`` ``(N, C/groups, R, S)`` in order; an entry's weights take ``entry_bytes``."""
+    outputs, chunks = len(kept), -(-taps.channels // cut.chunk)
+    place = np.flatnonzero(kept)
+    row = place // kept[0].size
+    chunk = taps.input_channel(kept.shape).reshape(-1)[place] // cut.chunk
+    counts = np.bincount(chunk * outputs + row, minlength=chunks * outputs).reshape(chunks, outputs)
+    bounds = balanced(counts.sum(0), min(cut.groups, outputs))
+    group = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+    # rows of one length follow each other; a stable sort keeps the entries of a row in the order of their offsets
+    place = place[np.lexsort((row, -counts[chunk, row], group[row], chunk))]
+    offset = taps.offsets(kept.shape).reshape(-1)[place] // taps.vector
+    bits = np.uint16 if taps.reach(kept.shape) < 2**16 * taps.vector else np.uint32
+    return Order(np.array(bounds, np.int32), *_rows(counts, bounds, entry_bytes), place, offset.astype(bits))
+
+
 def balanced(work: NDArray[np.int64], parts: int) -> list[int]:
     """Bounds of ``parts`` non-empty runs of about equal work (each item counts one more, for its fixed cost)."""
     total = np.concatenate(([0], np.cumsum(work + 1)))
@@ -99,7 +109,7 @@ def balanced(work: NDArray[np.int64], parts: int) -> list[int]:
     return bounds
 
 
-def _rows(counts: NDArray[np.int64], bounds: list[int]) -> tuple[NDArray[np.void], NDArray[np.void]]:
+def _rows(counts: NDArray[np.int64], bounds: list[int], entry_bytes: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
     """Segments and rows: in each segment the longest rows first; those without entries only where they must be."""
     segments = np.zeros((len(counts), len(bounds) - 1), SEGMENT)
     found: list[NDArray[np.void]] = []
@@ -112,7 +122,7 @@ def _rows(counts: NDArray[np.int64], bounds: list[int]) -> tuple[NDArray[np.void
             rows = np.zeros(len(order), ROW)
             rows["channel"], rows["count"] = order, line[order]
             entries = int(rows["count"].sum())
-            lines = -(-entries * _WEIGHT_BYTES // _LINE // max(len(rows), 1))
+            lines = -(-entries * entry_bytes // _LINE // max(len(rows), 1))
             segments[chunk, group] = (row_at, len(rows), entry_at, lines)
             row_at, entry_at = row_at + len(rows), entry_at + entries
             found.append(rows)

@@ -71,6 +71,15 @@ KERNELS: dict[str, Kernel] = {
             registers=lambda vectors, _: vectors + 2,  # the sums, a weight and an operand
         ),
         Kernel(
+            name="block_stream",
+            type="BlockStream",
+            blocks=(4,),
+            grouped=False,
+            arrays=_stream_arrays,
+            constants=_stream_constants,
+            registers=lambda vectors, block: vectors * block + block + 1,
+        ),
+        Kernel(
             name="dense",
             type="Dense",
             blocks=(4, 3, 2),

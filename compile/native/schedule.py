@@ -36,6 +36,7 @@ class Schedule(msgspec.Struct, frozen=True):
 
 _L2_FMA_CYCLES = 1.0
 _L1_FMA_CYCLES = 0.55
+_FMA_CYCLES = 0.5
 _ROW_CYCLES = 10.0
 _GROUPS = 8
 _L1_SHARE = 0.9
@@ -50,8 +51,10 @@ def candidates(plan: Plan, step: Compute, isa: Isa, l1: int) -> list[Schedule]:
     kept = int(np.count_nonzero(conv.weight))
     density = kept / conv.weight.size
     if usable:
-        refused = "; ".join(reason for reason in reasons.values() if reason is not None)
-        reason = refused if usable == [KERNELS["dense"]] else f"density {density:.3f}"
+        only_dense = reasons["offset_stream"] if usable == [KERNELS["dense"]] else None
+        reason = only_dense or f"density {density:.3f}"
+        if reasons["block_stream"] is None:
+            reason += ", in full blocks of 4 output channels"
     else:
         usable = [KERNELS["offset_stream"]]  # it can run whatever there is
         reason = f"density {density:.3f}, but the dense kernel takes no grouped convolution"
@@ -131,12 +134,21 @@ def _cost(
     reach_columns = (columns - 1) * window.stride[1] + (kernel_columns - 1) * window.dilation[1] + 1
     footprint = reach_rows * reach_columns * chunk * source.vector
     fma = _L1_FMA_CYCLES if footprint <= _L1_SHARE * l1 else _L2_FMA_CYCLES
-    overhead = 0.8 if block == 1 else (vectors + block) * 0.3
-    # a tile of few vectors still waits for its own sums
-    per_tap = max(vectors * block * fma, 1.0) + overhead
+    per_tap, per_row = _tap_and_row(form, vectors, block, fma)
     steps = nonzeros / block
-    sums = outputs * chunks * (vectors * 1.2 + _ROW_CYCLES)
+    sums = outputs * chunks * per_row
     fill = chunks * footprint / 32 + (nonzeros * 8 / block) / 16
     cycles = tiles * (steps * per_tap + sums + fill)
     groups = max(1, min(_GROUPS, outputs // (8 * block)))
     return Schedule(form, reason, rows, columns, Cut(chunk, groups, block), cycles)
+
+
+def _tap_and_row(form: str, vectors: int, block: int, fma: float) -> tuple[float, float]:
+    """Cycles of a stored tap, and of one output channel's sums in a chunk; ``fma`` cycles with an operand in memory."""
+    if form == "block_stream":
+        # an operand is loaded once for four multiply-adds, so that it matters little where it comes from
+        per_tap = max(vectors * block * _FMA_CYCLES, 2.0) + vectors * (fma - _FMA_CYCLES) + 0.25
+        return per_tap, vectors * 1.2 + 0.5 * _ROW_CYCLES / block
+    overhead = 0.8 if block == 1 else (vectors + block) * 0.3
+    # a tile of few vectors still waits for its own sums
+    return max(vectors * block * fma, 1.0) + overhead, vectors * 1.2 + _ROW_CYCLES

@@ -12,19 +12,15 @@ import pytest
 import torch
 import torchvision
 from hypothesis import HealthCheck, given, settings
-from networks import convolutions, small_network
+from networks import RUNNABLE, convolutions, small_network
 from support import Compiler, capture_module, prune_randomly
 from torch import nn
 
 from compile.from_torch import read_graph
-from compile.native.isa import ISAS
 from runtime.abi import LIBRARY_FILE, batch_folder
 from runtime.engine import load
 from runtime.engines.native import NativeEngine
 from runtime.errors import ArtifactError, UserError
-from runtime.machine import cpu_flags
-
-RUNNABLE = [name for name, isa in ISAS.items() if not isa.foreign and set(isa.cpu_flags) <= cpu_flags()]
 
 
 @pytest.mark.parametrize("isa", RUNNABLE)
@@ -49,9 +45,9 @@ def test_torchvision_resnets_agree_with_torch(compiler: Compiler, name: str) -> 
 
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(convolutions())
-def test_any_convolution_agrees_with_torch(case: tuple[nn.Module, tuple[int, int, int], int, float]) -> None:
-    module, shape, batch_size, density = case
-    prune_randomly(module, density)
+def test_any_convolution_agrees_with_torch(case: tuple[nn.Module, tuple[int, int, int], int, float, int]) -> None:
+    module, shape, batch_size, density, block = case
+    prune_randomly(module, density, block=block)
     with tempfile.TemporaryDirectory() as folder:
         assert Compiler(Path(folder)).deviation(module, shape, batch_size) < 1e-5
 

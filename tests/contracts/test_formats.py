@@ -76,3 +76,32 @@ def test_groups_share_the_work() -> None:
     work = np.diff([*packed.segments["entry"][0], len(packed.weights)])
     assert sum(work) == 64
     assert max(work) <= 48
+
+
+def blocked_weight(outputs: int) -> np.ndarray:
+    blocks = weight_of((-(-outputs // 4), 9, 3, 3), 0.6)
+    return np.repeat(blocks, 4, axis=0)[:outputs] * np.linspace(1, 2, outputs, dtype=np.float32)[:, None, None, None]
+
+
+@pytest.mark.parametrize("outputs", [4, 8, 21, 22, 23])
+def test_block_stream_takes_full_blocks_and_stores_nothing_else(outputs: int) -> None:
+    weight = blocked_weight(outputs)
+    taps = Taps(9, 1, 2048, 256, 64, 64)
+    plugin = find_format("block_stream")
+    assert plugin.reject(weight) is None
+    packed = plugin.pack(weight, taps, Cut(4, groups=2))
+    assert np.array_equal(plugin.unpack(packed, taps, weight.shape), weight)
+    assert len(packed.weights) == np.count_nonzero(weight[::4])
+    assert packed.bounds[-1] == outputs
+    assert not (packed.bounds[:-1] % 4).any()
+
+
+def test_block_stream_refuses_with_the_reason() -> None:
+    plugin = find_format("block_stream")
+    weight = blocked_weight(22)
+    weight[0][weight[0] != 0] = 0  # a quarter of each of the first blocks is missing
+    kept, missing = np.count_nonzero(weight), np.count_nonzero(weight[1])
+    fill = f"{kept / (kept + missing):.3f}"
+    assert plugin.reject(weight) == f"the non-zeros fill {fill} of their blocks of 4 output channels"
+    assert plugin.reject(blocked_weight(3)) == "3 output channels are fewer than a block of 4"
+    assert "density 1.000 is past break-even" in plugin.reject(np.ones((8, 2, 1, 1), np.float32))

@@ -16,19 +16,16 @@ import torchvision
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_case import Case, build_driver, run_driver, why_not, write_case
-from networks import convolutions, small_network
+from networks import RUNNABLE, convolutions, small_network
 from support import prune_randomly
 from torch import nn
 
 from compile.format import format_names
-from compile.native.isa import ISAS
-from runtime.machine import cpu_flags
 
 ADDRESS = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # with 100 runs each of three weakened memory orders in team.h was found at every try, with 3 none
 THREAD = ("-O1", "-g", "-fsanitize=thread", "-DRUNS=100")
 THREADS = (1, 2, 3, 7)
-RUNNABLE = [name for name, isa in ISAS.items() if not isa.foreign and set(isa.cpu_flags) <= cpu_flags()]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -97,9 +94,9 @@ def test_every_format(tmp_path: Path, batch_size: int) -> None:
 @pytest.mark.exhaustive
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(convolutions(), st.sampled_from(RUNNABLE))
-def test_any_convolution(case: tuple[nn.Module, tuple[int, int, int], int, float], isa: str) -> None:
-    module, shape, batch_size, density = case
-    prune_randomly(module, density)
+def test_any_convolution(case: tuple[nn.Module, tuple[int, int, int], int, float, int], isa: str) -> None:
+    module, shape, batch_size, density, block = case
+    prune_randomly(module, density, block=block)
     with tempfile.TemporaryDirectory() as folder:
         check(write_case(Path(folder), module, shape, batch_size, isa, apart=True), ADDRESS)
 
