@@ -54,7 +54,9 @@ def engines_table(session: Measurements, rows: Sequence[Row]) -> Table:
     timed = [m for m in session.measurements if m.metric == "latency" and not m.control]
     conditions = list(dict.fromkeys((m.batch_size, m.threads) for m in timed))
     records = {record.digest: record for record in session.artifacts}
-    lines = dict.fromkeys((weights_of(records[m.artifact]), records[m.artifact].engine) for m in timed)
+    named = dict.fromkeys((weights_of(records[m.artifact]), records[m.artifact].engine) for m in timed)
+    order = list(dict.fromkeys(weights for weights, _ in named))
+    lines = sorted(named, key=lambda line: (order.index(line[0]), line[1]))
     found = {(row.weights, row.engine, row.batch_size, row.threads): row for row in rows}
     recipe = session.artifacts[0].lineage.recipe
     table = Table(

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, get_args
 from rich.table import Table
 
 from bench import numbers
+from bench.intervals import percentile
 from bench.measurement import Operand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from bench.measurement import ArtifactRecord, Measurements, Step
 
 
 def peak(session: Measurements, operand: Operand, threads: int) -> float | None:
-    """GFLOP/s: the median of all samples of the session; ``None`` where there are none."""
+    """GFLOP/s: what nine of ten samples of the session stay below; ``None`` where there are none."""
     found = [p.samples for p in session.peaks if (p.operand, p.threads) == (operand, threads)]
-    return statistics.median(chain.from_iterable(found)) if found else None
+    return percentile(list(chain.from_iterable(found)), 0.9) if found else None
 
 
 def gflops_useful(step: Step) -> float:
@@ -47,17 +48,20 @@ def peak_lines(session: Measurements) -> Iterator[str]:
 def _table(session: Measurements, record: ArtifactRecord, steps: Sequence[Step]) -> Table:
     counts = sorted({step.threads for step in steps})
     by_count = {threads: [step for step in steps if step.threads == threads] for threads in counts}
-    title = f"{record.name}, batch {steps[0].batch_size}: steps; share of the peak of multiply-adds from registers"
+    title = (
+        f"{record.name}, batch {steps[0].batch_size}: steps, and their share of the measured peak of multiply-adds "
+        f"from registers and with an operand from L1"
+    )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2), collapse_padding=True)
     for name in ("step", "kernel"):
         table.add_column(name, no_wrap=True)
     for name in ("density", "MACs"):
         table.add_column(name, justify="right", no_wrap=True)
     for threads in counts:
-        for name in (f"{numbers.threads(threads)}, ms", "GFLOP/s", "of peak"):
+        for name in (f"{numbers.threads(threads)}, ms", "GFLOP/s", "of peak", "of L1's"):
             table.add_column(name, justify="right", no_wrap=True)
     densities = {layer.name: f"{layer.density:.3f}" for layer in record.layers}
-    peaks = {threads: peak(session, "registers", threads) for threads in counts}
+    peaks = {threads: (peak(session, "registers", threads), peak(session, "L1", threads)) for threads in counts}
     totals = []
     for threads, mine in by_count.items():
         whole_ms = sum(statistics.median(step.samples_ms) for step in mine)
@@ -73,12 +77,11 @@ def _table(session: Measurements, record: ArtifactRecord, steps: Sequence[Step])
     return table
 
 
-def _cells(macs: int, ms: float, most: float | None) -> tuple[str, str, str]:
-    """Time, GFLOP/s and share; dashes where a step has no weights."""
-    if not macs:
-        return f"{ms:.3f}", numbers.NONE, numbers.NONE
+def _cells(macs: int, ms: float, peaks: Iterable[float | None]) -> tuple[str, ...]:
+    """Time, GFLOP/s and shares of the peaks; dashes where a step has no weights."""
     speed = _gflops(macs, ms)
-    return f"{ms:.3f}", numbers.gflops(speed), numbers.percent(speed / most if most else None)
+    shares = [numbers.percent(speed / most if most and macs else None) for most in peaks]
+    return f"{ms:.3f}", numbers.gflops(speed) if macs else numbers.NONE, *shares
 
 
 def _gflops(macs: int, ms: float) -> float:
