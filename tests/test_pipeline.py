@@ -29,7 +29,17 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, options in (("dense", ["--method", "dense"]), ("st3-unstructured-0.9", ["--sparsity", 0.9])):
         call("train", "fashion-resnet8", *options, *common, "--out", out / "checkpoints" / name)
     checkpoints = sorted((out / "checkpoints").iterdir())
-    call("compile", *checkpoints, "--out", out / "artifacts", "--backend", "native", "--backend", "onnxruntime")
+    call(
+        "compile",
+        *checkpoints,
+        "--out",
+        out / "artifacts",
+        "--backend",
+        "native",
+        "--backend",
+        "onnxruntime",
+        "--no-tune",
+    )
     call("check", out / "artifacts")
     measurements = out / "measurements.jsonl"
     call(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import math
@@ -55,7 +56,8 @@ def write(found: Known) -> None:
         part.write_bytes(msgspec.json.encode(Known(old.schedules | found.schedules, old.joins | found.joins)))
         part.replace(path)
     except OSError:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def join_key(keys: Iterable[str]) -> str:

@@ -187,7 +187,7 @@ def test_formats_that_depend_on_the_batch_size_are_told_apart() -> None:
 
 
 def test_the_command_makes_one_artifact_of_a_list(checkpoint: Path, tmp_path: Path) -> None:
-    arguments = ["compile", str(checkpoint), "--out", str(tmp_path), "--backend", "native", "--json"]
+    arguments = ["compile", str(checkpoint), "--out", str(tmp_path), "--backend", "native", "--no-tune", "--json"]
     result = CliRunner().invoke(main, [*arguments, "--batch-size", "4,1", "--batch-size", "2"])
     assert result.exit_code == 0, result.output
     made = json.loads(result.stdout)

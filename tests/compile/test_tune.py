@@ -1,0 +1,144 @@
+"""The tuner: what it chooses is right, is remembered, and never depends on a damaged memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import small_network
+from support import Compiler, capture_module, prune_randomly
+from torch import nn
+
+from compile.from_torch import read_graph
+from compile.native import tune, tuning_cache
+from compile.native.emit import emit
+from compile.native.isa import ISAS, isa_for
+from compile.native.plan import Plan
+from compile.native.schedule import options, without_joins
+from compile.native.select import choose_plan
+from compile.native.toolchain import build_library
+from compile.native.trial import open_library
+from compile.passes.simplify import simplify
+from runtime.engine import load
+
+L1, L2 = 48 * 1024, 2**20
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def plan_of(module: nn.Module, shape: tuple[int, int, int], batch_size: int = 1) -> Plan:
+    graph = simplify(read_graph(capture_module(module, shape, batch_size)))
+    return choose_plan(graph, batch_size, isa_for("native"), L2)
+
+
+def two_layers() -> nn.Module:
+    torch.manual_seed(0)
+    return prune_randomly(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 6, 1)), 0.4)
+
+
+def pointwise_chain() -> nn.Module:
+    torch.manual_seed(0)
+    return prune_randomly(
+        nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 9, 1), nn.ReLU(), nn.Conv2d(9, 7, 3)),
+        0.5,
+    )
+
+
+def test_a_tuned_artifact_agrees_with_torch_and_says_what_was_measured(compiler: Compiler) -> None:
+    artifact = compiler.artifact(two_layers(), (3, 13, 11), 2, tune=True)
+    result = load(artifact.folder).run({"input": np.load(artifact.folder / "golden/inputs.npy")})["output"]
+    expected = np.load(artifact.folder / "golden/outputs.npy")
+    assert np.abs(result - expected).max() < 1e-5 * np.abs(expected).max()
+    known = tuning_cache.read()
+    assert len(known.schedules) == 2
+    assert all("measured" in schedule.reason for schedule in known.schedules.values())
+
+
+def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, isa = plan_of(two_layers(), (3, 13, 11)), isa_for("native")
+    _, first = tune.tune(plan, isa, 1, L1, lambda _: None)
+
+    def never(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(tune.Tuner, "measure", never)
+    assert tune.tune(plan, isa, 1, L1, lambda _: None)[1] == first
+    with pytest.raises(AssertionError, match="measured again"):
+        tune.tune(plan, isa, 2, L1, lambda _: None)  # other threads, another question
+
+
+def test_a_damaged_memory_is_none(tmp_path: Path) -> None:
+    path = tuning_cache.cache_file()
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'{"schedules": {"a": 3}}')
+    assert tuning_cache.read() == tuning_cache.Known()
+    tuning_cache.write(tuning_cache.Known({}, {"pair": True}))
+    assert tuning_cache.read().joins == {"pair": True}
+
+
+def test_a_memory_that_cannot_be_written_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    tuning_cache.write(tuning_cache.Known({}, {"pair": True}))
+    assert tuning_cache.read() == tuning_cache.Known()
+
+
+def test_every_candidate_of_the_first_codes_computes_the_same(tmp_path: Path) -> None:
+    module, shape = small_network(), (3, 20, 18)
+    prune_randomly(module, 0.4)
+    isa = isa_for("native")
+    plan = without_joins(plan_of(module, shape))
+    tuner = tune.Tuner(plan, options(plan, isa, L1), isa, 1)
+    inputs = np.random.default_rng(1).standard_normal((1, *shape)).astype(np.float32)
+    with torch.no_grad():
+        expected = module.eval()(torch.from_numpy(inputs)).numpy()
+    for index, versions in enumerate(tuner.versions()[:3]):
+        library = open_library(tuner.compile(versions[0], tmp_path / str(index)))
+        for version in versions:
+            weights = np.frombuffer(emit(plan, version, isa).weights, np.uint8)
+            handle = library.st3_open(weights.ctypes.data, weights.size, 2, None, 0)
+            result = np.empty_like(expected)
+            assert library.st3_run(handle, inputs.ctypes.data, result.ctypes.data) == 0
+            library.st3_close(handle)
+            assert np.abs(result - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_joined_layers_compute_what_they_do_apart(tmp_path: Path, threads: int) -> None:
+    module, shape = pointwise_chain(), (3, 40, 80)
+    isa = isa_for("native")
+    joined = plan_of(module, shape)
+    assert len(joined.joined) == 1
+    results = []
+    inputs = np.random.default_rng(1).standard_normal((1, *shape)).astype(np.float32)
+    schedules = {name: ranked[0] for name, ranked in options(joined, isa, L1).items()}
+    for index, plan in enumerate((joined, without_joins(joined))):
+        source = emit(plan, schedules, isa)
+        text, path = tmp_path / f"{index}.cpp", tmp_path / f"{index}.so"
+        text.write_text(source.text)
+        build_library(text, path, isa)
+        library = open_library(path)
+        weights = np.frombuffer(source.weights, np.uint8)
+        handle = library.st3_open(weights.ctypes.data, weights.size, threads, None, 0)
+        result = np.empty((1, *plan.graph.shapes[plan.graph.output]), np.float32)
+        for _ in range(5):
+            assert library.st3_run(handle, inputs.ctypes.data, result.ctypes.data) == 0
+        library.st3_close(handle)
+        results.append(result)
+    with torch.no_grad():
+        expected = module.eval()(torch.from_numpy(inputs)).numpy()
+    assert np.array_equal(results[0], results[1])
+    assert np.abs(results[0] - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_each_instruction_set_has_candidates_that_fit_its_registers() -> None:
+    for isa in ISAS.values():
+        plan = choose_plan(simplify(read_graph(capture_module(two_layers(), (3, 13, 11), 1))), 1, isa, L2)
+        for ranked in options(plan, isa, L1).values():
+            assert ranked
+            assert ranked == sorted(ranked, key=lambda option: option.cycles)
