@@ -11,10 +11,12 @@ from unittest import mock
 import msgspec
 import numpy as np
 import torch
-from support import capture_module
+from support import export_module
 from torch import nn
 
+from compile.backend import AS_MODELLED
 from compile.backends import native
+from compile.from_checkpoint import TorchNetwork
 from compile.native.emit import Source, emit
 from compile.native.isa import Isa, isa_for
 from compile.native.plan import Plan
@@ -62,7 +64,8 @@ def write_case(
 
     target = Target("cpu", isa_for(isa).name, "float32", batch_size, 1)
     with mock.patch.object(native, "emit", emit_apart), mock.patch.object(native, "build_library"):
-        native.build(capture_module(module, shape, batch_size), target, folder)
+        network = TorchNetwork(export_module(module, shape), shape, batch_size)
+        native.build(network, target, folder, AS_MODELLED)
     inputs = np.random.default_rng(11).standard_normal((batch_size, *shape)).astype(np.float32)
     with torch.no_grad():
         expected = module.eval()(torch.from_numpy(inputs)).numpy()
