@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner
-from onnx_models import Builder
+from onnx_models import Builder, batch_norm
 from PIL import Image
 
 from compile.lower import backends_for, lower, up_to_date
@@ -184,3 +184,21 @@ def test_what_is_neither_checkpoint_nor_file(tmp_path: Path) -> None:
         code, output = call("compile", tmp_path / name, "--out", tmp_path / "out")
         assert code == 2
         assert message in output
+
+
+def test_every_kind_of_node_comes_through_the_compiler(tmp_path: Path) -> None:
+    build = Builder(20)
+    padded = build.node("Pad", "x", build.shape(0, 0, 1, 1, 0, 0, 1, 1))
+    first = build.node("HardSwish", build.conv(build.node("MaxPool", padded, kernel_shape=[2, 2]), 3, 8))
+    gate = build.node("Sigmoid", build.conv(build.axes("ReduceMean", first, [2, 3]), 8, 8, 1))
+    gated = build.node("Mul", first, gate)
+    last = build.node("Transpose", gated, perm=[0, 2, 3, 1])
+    normal = build.node("LayerNormalization", last, build.normal(8), build.normal(8), axis=-1)
+    wide = build.node("Gelu", build.node("Add", build.node("MatMul", normal, build.normal(8, 12)), build.normal(12)))
+    back = build.node("Transpose", build.node("MatMul", wide, build.normal(12, 8)), perm=[0, 3, 1, 2])
+    joined = build.node("Concat", build.node("Add", back, gated), batch_norm(build, first, 8), axis=1)
+    pooled = build.node("AveragePool", joined, kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 2])
+    value = build.node("Gemm", build.node("Flatten", pooled), build.normal(5, 16 * 5 * 4), transB=1)
+    onnx.save(build.model(value), tmp_path / "m.onnx")
+    artifact = lower(tmp_path / "m.onnx", tmp_path, "native", (3,), 1, "native")
+    assert replay(load(artifact)).error < 1e-5
