@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from compile.native.isa import ISAS
-from runtime.machine import cpu_flags
 
-RUNNABLE = [name for name, isa in ISAS.items() if not isa.foreign and set(isa.cpu_flags) <= cpu_flags()]
+RUNNABLE = [name for name, isa in ISAS.items() if isa.runnable]
 
 
 class Residual(nn.Module):

@@ -20,7 +20,6 @@ from compile.network import Network
 from compile.passes.simplify import simplify
 from runtime.abi import LIBRARY_FILE, STEPS_FILE, WEIGHT_FILE, batch_folder
 from runtime.artifact import Requirements, Target
-from runtime.machine import cpu_flags
 
 
 def architecture(isa: str) -> str:
@@ -93,6 +92,6 @@ def choose_schedules(plan: Plan, isa: Isa, threads: int, effort: Effort) -> tupl
     """One schedule per convolution, by output name, and the plan with the joins that pay: measured, or by the model."""
     l1 = cache_bytes(1, isa)
     plan = without_joins(plan, useful_joins(plan, threads, cache_bytes(2, isa)))
-    if effort.tune and set(isa.cpu_flags) <= cpu_flags():  # what this machine cannot run it cannot measure
+    if effort.tune and isa.runnable:  # what this machine cannot run it cannot measure
         return tune(plan, isa, threads, l1, effort.report)
     return plan, {name: ranked[0] for name, ranked in options(plan, isa, l1).items()}

@@ -29,6 +29,11 @@ class Isa(msgspec.Struct, frozen=True):
         """Whether this machine can compile for it but not run it."""
         return self.machine not in ("", platform.machine())
 
+    @property
+    def runnable(self) -> bool:
+        """Whether this machine can run it."""
+        return not self.foreign and set(self.cpu_flags) <= cpu_flags()
+
 
 _V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
 ISAS: dict[str, Isa] = {
@@ -53,7 +58,7 @@ ISAS: dict[str, Isa] = {
 def isa_for(name: str) -> Isa:
     """The instruction set by name; ``native`` is the widest one that this machine runs."""
     if name == "native":
-        return next(isa for isa in ISAS.values() if not isa.foreign and set(isa.cpu_flags) <= cpu_flags())
+        return next(isa for isa in ISAS.values() if isa.runnable)
     if name not in ISAS:
         raise UserError(f"unknown instruction set {name!r}; choose one of native, {', '.join(ISAS)}")
     return ISAS[name]

@@ -64,8 +64,7 @@ def write_case(
 
     target = Target("cpu", isa_for(isa).name, "float32", batch_size, 1)
     with mock.patch.object(native, "emit", emit_apart), mock.patch.object(native, "build_library"):
-        network = TorchNetwork(export_module(module, shape), shape, batch_size)
-        native.build(network, target, folder, AS_MODELLED)
+        native.build(TorchNetwork(export_module(module, shape), shape, batch_size), target, folder, AS_MODELLED)
     inputs = np.random.default_rng(11).standard_normal((batch_size, *shape)).astype(np.float32)
     with torch.no_grad():
         expected = module.eval()(torch.from_numpy(inputs)).numpy()
@@ -82,11 +81,15 @@ def write_case(
 def lay_apart(plan: Plan) -> tuple[Plan, list[tuple[int, int]]]:
     """The plan with every tensor in memory of its own, and the stretches between them: start and length in bytes."""
     offsets, gaps, at = {}, [(0, GAP)], GAP
-    for name, tensor in plan.tensors.items():
+    wholes = [name for name in plan.tensors if name not in plan.slices]
+    for name in wholes:
         offsets[name] = at
-        end = at + tensor.size
+        end = at + plan.tensors[name].size
         at = -(-end // 4096) * 4096 + GAP
         gaps.append((end, at - end))
+    for name in plan.offsets.keys() - set(wholes):
+        owner = plan.owner(name)
+        offsets[name] = offsets[owner] + plan.offsets[name] - plan.offsets[owner]
     return msgspec.structs.replace(plan, offsets=offsets, size=at), gaps
 
 

@@ -86,7 +86,8 @@ def test_tensors_that_share_memory(tmp_path: Path) -> None:
 def test_every_format(tmp_path: Path, batch_size: int) -> None:
     torch.manual_seed(0)
     dense, sparse = nn.Conv2d(3, 21, 3, padding=1), prune_randomly(nn.Conv2d(21, 18, 3, padding=1), 0.2)
-    module = nn.Sequential(dense, nn.ReLU(), sparse, nn.ReLU(), nn.Conv2d(18, 7, 1), nn.AvgPool2d(2))
+    blocks = prune_randomly(nn.Conv2d(18, 10, 1), 0.3, block=4)  # the last block is not full
+    module = nn.Sequential(dense, nn.ReLU(), sparse, nn.ReLU(), blocks, nn.Conv2d(10, 7, 1), nn.AvgPool2d(2))
     case = check(write_case(tmp_path, module, (3, 18, 14), batch_size, apart=True), ADDRESS)
     assert set(format_names()) <= {step.kernel for step in case.steps}
 
