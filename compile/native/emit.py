@@ -8,6 +8,7 @@ import math
 import msgspec
 
 from compile.graph import AdaptivePool, Concat, Conv, LayerNorm, Mean, Pool
+from compile.native.emit_channels import emit_channel_conv
 from compile.native.emit_conv import emit_conv
 from compile.native.emit_elementwise import emit_elementwise, emit_layer_norm
 from compile.native.emit_moves import emit_gather, emit_scatter
@@ -87,7 +88,9 @@ def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], file: WeightF
         return emit_scatter(plan, step, file)
     node = step.node
     if isinstance(node, Conv):
-        return emit_conv(plan, step, node, schedules[node.output], file)
+        schedule = schedules[node.output]
+        write = emit_channel_conv if KERNELS[schedule.format].channel_lanes else emit_conv
+        return write(plan, step, node, schedule, file)
     if isinstance(node, Pool):
         return emit_pool(plan, step, node, file)
     if isinstance(node, AdaptivePool):

@@ -21,7 +21,7 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
     """A convolution: one task per block of output rows and part of the output channels."""
     assert step.window is not None
     window, source, target = step.window, plan.tensors[step.inputs[0]], plan.tensors[node.output]
-    operands = _operands(step, node)
+    operands = operands_of(step, node)
     blocks = -(-target.geometry.rows // schedule.tile_rows)
     taps = Taps(
         source.channels,
@@ -36,7 +36,7 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
     arrays = ", ".join(array(kind, file.add(content)) for kind, content in kernel.arrays(packed))
     constants = _constants(node, window, source, target, schedule) | kernel.constants(packed)
     for letter, name in (("R", operands["residual"]), ("F", operands["factor"])):
-        constants |= _operand_constants(letter, None if name is None else plan.tensors[name])
+        constants |= operand_constants(letter, None if name is None else plan.tensors[name])
     cut = file.add(cut_array(packed.chunks, packed.bounds))
     places = ", ".join("nullptr" if name is None else f"arena + {origin(plan, name)}" for name in operands.values())
     setup = f"const Cut cut({array('int32_t', cut)});\n"
@@ -80,13 +80,14 @@ def _constants(
     }
 
 
-def _operands(step: Compute, node: Conv) -> dict[str, str | None]:
+def operands_of(step: Compute, node: Conv) -> dict[str, str | None]:
     """The tensors that hold the residual and the factor; ``step.inputs`` has those that the node has, in this order."""
     given = iter(step.inputs[1:])
     return {key: None if getattr(node, key) is None else next(given) for key in ("residual", "factor")}
 
 
-def _operand_constants(letter: str, operand: Placement | None) -> dict[str, str]:
+def operand_constants(letter: str, operand: Placement | None) -> dict[str, str]:
+    """What the kernels must know of the residual, ``R``, or the factor, ``F``."""
     name = {"R": "RESIDUAL", "F": "FACTOR"}[letter]
     return {
         f"bool {name}": "false" if operand is None else "true",

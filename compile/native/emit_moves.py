@@ -15,10 +15,11 @@ def emit_gather(plan: Plan, step: Gather, file: WeightFile) -> Piece:
     shape = plan.graph.shapes[step.source]
     source = shape if step.plain else plan.tensors[step.source]
     table = gather_table(source, target, step.step)
-    stride = 4 * shape[1] * shape[2] if isinstance(source, tuple) else source.channel_stride
+    plane = 4 * shape[1] * shape[2] * target.geometry.lane_channels
+    stride = plane if isinstance(source, tuple) else source.channel_stride
     place = "reinterpret_cast<const char*>(input)" if step.plain else f"arena + {plan.offsets[step.source]}"
     constants = {
-        "int WIDTH": str(target.width),
+        "int FLOATS": str(target.width * target.geometry.lanes),
         "int CHANNELS": str(target.channels),
         "long SOURCE_CHANNEL": str(stride),
         "long TARGET_CHANNEL": str(target.channel_stride),
@@ -35,9 +36,10 @@ def emit_gather(plan: Plan, step: Gather, file: WeightFile) -> Piece:
 def emit_scatter(plan: Plan, step: Scatter, file: WeightFile) -> Piece:
     """The result, written to the caller: one task per 64 channels."""
     source = plan.tensors[step.source]
-    geometry = source.geometry
+    geometry, channels = source.geometry, plan.graph.shapes[plan.graph.output][0]
     constants = {
-        "int CHANNELS": str(source.channels),
+        "int CHANNELS": str(channels),
+        "int LANE_CHANNELS": str(geometry.lane_channels),
         "int IMAGES": str(geometry.images),
         "int PIXELS": str(geometry.height * geometry.width),
         "long SOURCE_CHANNEL": str(source.channel_stride),
@@ -48,4 +50,4 @@ def emit_scatter(plan: Plan, step: Scatter, file: WeightFile) -> Piece:
         f"            {array('int32_t', file.add(scatter_table(source)))}, channel);\n"
     )
     info = StepInfo(step.source, "result")
-    return Piece(info, constants, str(-(-source.channels // 64)), body, f"result from {step.source}")
+    return Piece(info, constants, str(-(-channels // 64)), body, f"result from {step.source}")

@@ -58,7 +58,9 @@ def emit_mean(plan: Plan, step: Compute, file: WeightFile) -> Piece:
     """The mean of each channel: one task per 16 channels."""
     source, target = plan.tensors[step.inputs[0]], plan.tensors[step.node.output]
     geometry = source.geometry
+    inside = array("int32_t", file.add(inside_masks(source))) if geometry.lane_channels == 1 else "nullptr"
     constants = {
+        "bool CHANNEL_LANES": "true" if geometry.lane_channels > 1 else "false",
         "int ROWS": str(geometry.rows),
         "int COLUMNS": str(geometry.columns),
         "int IMAGES": str(geometry.images),
@@ -71,7 +73,7 @@ def emit_mean(plan: Plan, step: Compute, file: WeightFile) -> Piece:
     body = (
         f"      for (int channel = task * 16; channel < {source.channels} && channel < task * 16 + 16; channel++)\n"
         f"        mean_channel<S>(arena + {origin(plan, step.inputs[0])}, arena + {origin(plan, step.node.output)},\n"
-        f"            {array('int32_t', file.add(inside_masks(source)))}, channel);\n"
+        f"            {inside}, channel);\n"
         + exchange(
             plan,
             step.node.output,

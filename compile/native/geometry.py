@@ -4,6 +4,8 @@ A vector holds the same position of several sub-images (and, for larger batches,
 position are therefore whole vectors at a constant distance, and every tap of a convolution is an aligned load. The
 price is a halo: the vectors just outside the sub-images hold lanes permuted from the opposite border.
 Memory order is ``[row][channel][column][lane]``, for small maps ``[channel][row][column][lane]``.
+A network of dense weights has neighbouring channels in the lanes instead: then a "channel" in this order is a vector of
+channels, a position is a pixel, and the halo holds the fill value alone.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ class Geometry(msgspec.Struct, frozen=True):
 
     ``height`` and ``width`` are the picture's; ``rows`` and ``columns`` the distance between sub-images, at least a
     sub-image's size. Lane ``(i * lane_rows + r) * lane_columns + c`` is sub-image ``(r, c)`` of picture ``i``.
+    With ``lane_channels`` above 1 the lanes are that many channels of one pixel instead.
     """
 
     lanes: int
@@ -33,6 +36,7 @@ class Geometry(msgspec.Struct, frozen=True):
     columns: int
     height: int
     width: int
+    lane_channels: int = 1
 
     def pixels(
         self, row: int | NDArray[np.int64], column: int | NDArray[np.int64]
@@ -41,7 +45,7 @@ class Geometry(msgspec.Struct, frozen=True):
 
         Arrays of positions end with an axis of length 1, which becomes the axis of lanes.
         """
-        lane = np.arange(self.lanes)
+        lane = np.arange(self.lanes) // self.lane_channels
         per_image = self.lane_rows * self.lane_columns
         image, part = lane // per_image, lane % per_image
         y = (part // self.lane_columns) * self.rows + row
@@ -139,7 +143,9 @@ class Placement(msgspec.Struct, frozen=True):
         geometry = self.geometry
         image, y, x = geometry.pixels(row, column)
         within = 0 <= row < geometry.rows and 0 <= column < geometry.columns
-        occupied = np.arange(geometry.lanes) < geometry.images * geometry.lane_rows * geometry.lane_columns
+        occupied = np.arange(geometry.lanes) < geometry.images * geometry.lane_rows * geometry.lane_columns * (
+            geometry.lane_channels
+        )
         if within and bool((image >= 0)[occupied].all()):
             return None
         # all lanes come from one source position, because a sub-image's rows repeat with a period of `rows`
@@ -163,6 +169,16 @@ def candidates(shape: Shape, lanes: int, images: int) -> list[Geometry]:
     return sorted(found, key=lambda g: (g.rows * g.columns, g.rows + g.columns, g.lane_rows))
 
 
+def channel_geometry(size: tuple[int, int], lanes: int) -> Geometry:
+    """Channels in the lanes; with one lane, plain rows of floats."""
+    return Geometry(lanes, 1, 1, 1, *size, *size, lane_channels=lanes)
+
+
+def placed(geometry: Geometry, channels: int, fill: float = 0.0) -> Placement:
+    """A tensor of that many channels of the network, without a halo."""
+    return Placement(geometry, -(-channels // geometry.lane_channels), fill=fill)
+
+
 def gather_table(source: Placement | Shape, target: Placement, step: tuple[int, int]) -> NDArray[np.int32]:
     """Where each lane of a tensor comes from: float offset inside the source's channel, -1 where there is no pixel.
 
@@ -175,11 +191,17 @@ def gather_table(source: Placement | Shape, target: Placement, step: tuple[int, 
         ``(rows, width, lanes)`` over the target's positions.
     """
     image, y, x = target.geometry.grid(target.halo)
-    return np.where(image >= 0, float_offset(source, image, y * step[0], x * step[1]), -1).astype(np.int32)
+    channel = np.arange(target.geometry.lanes) % target.geometry.lane_channels
+    offset = float_offset(source, image, y * step[0], x * step[1])
+    if isinstance(source, Placement):
+        return np.where(image >= 0, offset + channel, -1).astype(np.int32)
+    channels, height, width = source
+    inside = (image >= 0) & (channel < channels)
+    return np.where(inside, offset + channel * height * width, -1).astype(np.int32)
 
 
 def scatter_table(source: Placement) -> NDArray[np.int32]:
-    """Float offset inside a channel of each pixel: ``(images, height * width)``."""
+    """Float offset inside a channel (or a vector of channels) of each pixel: ``(images, height * width)``."""
     geometry = source.geometry
     image, y, x = np.meshgrid(
         np.arange(geometry.images), np.arange(geometry.height), np.arange(geometry.width), indexing="ij"

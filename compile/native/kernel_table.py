@@ -22,7 +22,7 @@ class Kernel(msgspec.Struct, frozen=True):
     order of its members), the cut, and the places of a task; ``constants`` are those that the packed weight adds to the
     shape's, and do not depend on chunks and groups. ``blocks`` are the numbers of output channels that may
     share a load. ``registers(vectors, block)`` is what a tile of ``vectors`` needs. ``grouped`` says whether it takes
-    grouped convolutions.
+    grouped convolutions, ``channel_lanes`` whether it wants channels in the lanes; a block then counts vectors of them.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Kernel(msgspec.Struct, frozen=True):
     arrays: Callable[[Any], Arrays]
     constants: Callable[[Any], dict[str, str]]
     registers: Callable[[int, int], int]
+    channel_lanes: bool = False
 
     def reject(self, conv: Conv) -> str | None:
         """Why this kernel cannot or should not run a convolution, or ``None``."""
@@ -55,6 +56,10 @@ def _stream_constants(packed: Any) -> dict[str, str]:
 
 def _dense_arrays(packed: Any) -> Arrays:
     return (("int32_t", packed.offsets), ("float", packed.matrix))
+
+
+def _channel_arrays(packed: Any) -> Arrays:
+    return (("Run", packed.runs), ("Chunk", packed.sections), ("float", packed.matrix))
 
 
 # In the order in which a layer is offered to them where nothing is measured.
@@ -87,6 +92,16 @@ KERNELS: dict[str, Kernel] = {
             arrays=_dense_arrays,
             constants=lambda _: {},
             registers=lambda vectors, block: vectors * block + block + 1,
+        ),
+        Kernel(
+            name="dense_channels",
+            type="DenseChannels",
+            blocks=(8, 4, 3, 2, 1),
+            grouped=False,
+            arrays=_channel_arrays,
+            constants=lambda _: {},
+            registers=lambda vectors, block: vectors * block + block + 1,
+            channel_lanes=True,
         ),
     )
 }

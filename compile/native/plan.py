@@ -13,7 +13,7 @@ import msgspec
 
 from compile.graph import Concat, Conv, Elementwise, Graph, LayerNorm, Node, Pool, reads
 from compile.native.arena import first_fit
-from compile.native.geometry import Geometry, Placement
+from compile.native.geometry import Geometry, Placement, channel_geometry, placed
 from compile.native.join import Slice, join, owner, positions
 from compile.native.window import Window, strided_window, subsampled_window
 
@@ -116,7 +116,7 @@ class _Planner:
     def add_value(self, value: str) -> None:
         whole = owner(self.slices, value)
         if whole not in self.tensors:
-            self.tensors[whole] = Placement(self.geometry(whole), self.graph.shapes[whole][0])
+            self.tensors[whole] = placed(self.geometry(whole), self.graph.shapes[whole][0])
 
     def widen(self, tensor: str, window: Window) -> None:
         """Grow a tensor's halo to what a window reads."""
@@ -143,14 +143,20 @@ class _Planner:
         if key not in self.gathered:
             name = f"{value}.gathered{len(self.gathered)}"
             self.gathered[key] = name
-            self.tensors[name] = Placement(window.geometry, self.graph.shapes[value][0], fill=window.fill)
+            self.tensors[name] = placed(window.geometry, self.graph.shapes[value][0], window.fill)
             self.steps.append(Gather(name, value, plain=value == self.graph.input, step=window.step))
         # a gather fills its halo itself, so the tensor is not among the clean ones, whose halo is exchanged
         self.widen(self.gathered[key], window)
         return self.gathered[key]
 
     def bring_for(self, node: Conv | Pool) -> tuple[str, Window]:
-        window = strided_window(node, self.geometry(node.output), self.graph.shapes[node.input][1:])
+        size = self.graph.shapes[node.input][1:]
+        window = strided_window(node, self.geometry(node.output), size)
+        if window.geometry.lane_channels > 1:
+            if node.input == self.graph.input and isinstance(node, Conv) and node.groups == 1:
+                # its kernel broadcasts single floats, wherever they lie; three channels would leave most lanes empty
+                window = msgspec.structs.replace(window, geometry=channel_geometry(size, 1))
+            return self.bring(node.input, window), window
         small = subsampled_window(node, self.geometry(node.output))
         shared = (node.input, window.geometry, window.fill, window.step) in self.gathered
         if small is not None and not self.fits_in_place(node.input, window) and not shared:
@@ -217,6 +223,8 @@ def joinable(steps: tuple[Step, ...], tensors: dict[str, Placement]) -> frozense
     and only where rows are long and many enough to make tiles and tasks of them.
     """
     found: set[int] = set()
+    if any(placement.geometry.lane_channels > 1 for placement in tensors.values()):
+        return frozenset()  # a task with channels in the lanes is more than one tile
     for index in range(1, len(steps)):
         before, step = steps[index - 1], steps[index]
         if not (isinstance(before, Compute) and isinstance(step, Compute)) or index - 1 in found:

@@ -13,6 +13,8 @@ import numpy as np
 
 from compile.format import Cut
 from compile.graph import Conv
+from compile.native import channel_layout
+from compile.native.channel_schedule import channel_tiles
 from compile.native.isa import Isa
 from compile.native.kernel_table import KERNELS, Kernel
 from compile.native.plan import Compute, Plan
@@ -46,13 +48,23 @@ def candidates(plan: Plan, step: Compute, isa: Isa, l1: int) -> list[Schedule]:
     """Every schedule of a convolution, the model's cheapest first; ``l1`` is the cache's size in bytes."""
     conv = step.node
     assert isinstance(conv, Conv)
-    reasons = {name: kernel.reject(conv) for name, kernel in KERNELS.items()}
-    usable = [kernel for name, kernel in KERNELS.items() if reasons[name] is None]
+    if plan.tensors[conv.output].geometry.lane_channels > 1:
+        reason = f"density {np.count_nonzero(conv.weight) / conv.weight.size:.3f}"
+        return [
+            Schedule("dense_channels", reason, tile.rows, tile.columns, tile.cut, tile.cycles)
+            for tile in channel_tiles(plan, step, isa)
+        ]
+    kernels = {name: kernel for name, kernel in KERNELS.items() if not kernel.channel_lanes}
+    reasons = {name: kernel.reject(conv) for name, kernel in kernels.items()}
+    usable = [kernel for name, kernel in kernels.items() if reasons[name] is None]
     kept = int(np.count_nonzero(conv.weight))
     density = kept / conv.weight.size
     if usable:
         only_dense = reasons["offset_stream"] if usable == [KERNELS["dense"]] else None
         reason = only_dense or f"density {density:.3f}"
+        if only_dense:
+            other = channel_layout.reject(plan.graph, isa)
+            reason += "" if other is None else f"; pixels in the lanes because of {other}"
         if reasons["block_stream"] is None:
             reason += ", in full blocks of 4 output channels"
     else:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from compile.graph import Conv, Graph
-from compile.native.geometry import Geometry, candidates
+from compile.native.channel_layout import channel_plan, reject
+from compile.native.geometry import Geometry, Placement, candidates
 from compile.native.isa import Isa
 from compile.native.plan import Compute, Gather, Plan, make_plan, step_reads, step_writes
 
 # Cycles per vector. Measured orders of magnitude on Zen 5 and Emerald Rapids; they only rank alternatives.
 _FMA = 0.75
+_CHANNEL_FMA = 0.45  # with channels in the lanes: fewer loads
 _GATHER = 20.0
 _EDGE = 6.0
 _L2, _L3, _MEMORY = 1 / 48, 1 / 12, 1 / 4  # per byte moved; the last-level cache is shared, a core has a few L2s of it
@@ -25,6 +27,8 @@ def choose_plan(graph: Graph, batch_size: int, isa: Isa, l2: int) -> Plan:
         for images in (1, 2, 4, 8, 16, 32)
         if images <= isa.lanes and batch_size % images == 0
     ]
+    if reject(graph, isa) is None:
+        plans.append(channel_plan(graph, batch_size, isa))
     return min(plans, key=lambda plan: cost(plan, l2) * plan.groups)
 
 
@@ -44,6 +48,7 @@ def _best_geometries(graph: Graph, batch_size: int, images: int, isa: Isa, l2: i
 def cost(plan: Plan, l2: int) -> float:
     """Model cycles of one group of pictures."""
     total = 0.0
+    full = max(placement.vector for placement in plan.tensors.values())  # the input may lie float by float
     nonzeros = {
         step.node.output: int(np.count_nonzero(step.node.weight))
         for step in plan.steps
@@ -55,16 +60,24 @@ def cost(plan: Plan, l2: int) -> float:
         moved = sum(plan.tensors[name].size for name in names)
         total += (_L2 if moved <= 0.75 * l2 else _L3 if moved <= 4 * l2 else _MEMORY) * moved
         if isinstance(step, Gather):
-            total += _GATHER * plan.tensors[step.target].size / plan.tensors[step.target].vector
+            total += _GATHER * plan.tensors[step.target].size / full
         elif isinstance(step, Compute):
             target = plan.tensors[step.node.output]
             vectors = target.geometry.rows * target.geometry.columns
             if isinstance(step.node, Conv):
-                # the weights of a large network are gone from the cache when the next pictures come
-                total += (_FMA * vectors + _L3 * _WEIGHT_BYTES) * nonzeros[step.node.output]
+                total += _conv_cost(step.node, target, nonzeros[step.node.output])
             if plan.owner(step.node.output) in plan.clean:
                 total += _EDGE * (target.size / target.vector - vectors * target.channels)
     return total
+
+
+def _conv_cost(conv: Conv, target: Placement, nonzeros: int) -> float:
+    """Multiply-adds, and weights: a large network's are gone from the cache when the next pictures come."""
+    positions = target.geometry.rows * target.geometry.columns
+    if target.geometry.lane_channels > 1:
+        inputs = int(conv.weight[0].size)
+        return (_CHANNEL_FMA * positions + _L3 * target.vector) * target.channels * inputs
+    return (_FMA * positions + _L3 * _WEIGHT_BYTES) * nonzeros
 
 
 def _values(graph: Graph) -> list[str]:

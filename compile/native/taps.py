@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 class Taps(msgspec.Struct, frozen=True):
     """Strides in bytes from the first tap of an output position, each a multiple of ``vector``.
 
-    ``channels`` are those of the whole input.
+    ``channels`` are those of the whole input; ``lanes`` of them lie side by side in a vector, and ``channel_stride`` is
+    the distance of such vectors.
     """
 
     channels: int
@@ -19,6 +20,7 @@ class Taps(msgspec.Struct, frozen=True):
     row_stride: int
     column_stride: int
     vector: int
+    lanes: int = 1
 
     def input_channel(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """``(N, C/groups, R, S)``: the input channel that each weight multiplies."""
@@ -31,9 +33,11 @@ class Taps(msgspec.Struct, frozen=True):
         """``(N, C/groups, R, S)``: the byte offset of each weight's operand."""
         rows = np.arange(shape[2])[:, None] * self.row_stride
         columns = np.arange(shape[3])[None, :] * self.column_stride
-        return self.input_channel(shape) * self.channel_stride + (rows + columns)[None, None]
+        channel = self.input_channel(shape)
+        place = channel // self.lanes * self.channel_stride + channel % self.lanes * 4
+        return place + (rows + columns)[None, None]
 
     def reach(self, shape: tuple[int, ...]) -> int:
-        """The largest offset of any weight, zero or not."""
+        """The largest offset of any weight, zero or not, where channels do not lie side by side."""
         rows, columns = (shape[2] - 1) * self.row_stride, (shape[3] - 1) * self.column_stride
         return (self.channels - 1) * self.channel_stride + rows + columns

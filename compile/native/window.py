@@ -31,9 +31,9 @@ def strided_window(node: Conv | Pool, output: Geometry, size: tuple[int, int]) -
     """The window that steps over the input itself, which is ``size`` pixels; ``output`` is the result's geometry."""
     kernel = kernel_of(node)
     rows, columns = output.rows * node.stride[0], output.columns * node.stride[1]
-    geometry = Geometry(
-        output.lanes, output.images, output.lane_rows, output.lane_columns, rows, columns, size[0], size[1]
-    )
+    if output.lane_channels > 1:
+        rows, columns = size
+    geometry = msgspec.structs.replace(output, rows=rows, columns=columns, height=size[0], width=size[1])
     top, left = node.padding[:2]
     reach_down = (output.rows - 1) * node.stride[0] - top + (kernel[0] - 1) * node.dilation[0]
     reach_right = (output.columns - 1) * node.stride[1] - left + (kernel[1] - 1) * node.dilation[1]

@@ -4,21 +4,17 @@
 
 namespace st3 {
 
-// Fills rows [row, row + 1) of a tensor, halo included. `index` holds, for each vector of a row and each lane, the
-// float offset inside the source's channel, or -1 where no pixel lies: there `FILL` is written.
+// Fills rows [row, row + 1) of a tensor, halo included. `index` holds, for each of the FLOATS of a row (vectors times
+// lanes), the float offset inside the source's channel, or -1 where no pixel lies: there `FILL` is written.
 template <class Step>
 static inline void gather_row(const char* source, char* target, const int32_t* index, int row) {
-  constexpr int WIDTH = Step::WIDTH;
-  const int32_t* line = index + static_cast<long>(row) * WIDTH * LANES;
+  const int32_t* line = index + static_cast<long>(row) * Step::FLOATS;
   char* out = target + row * Step::TARGET_ROW;
   for (int channel = 0; channel < Step::CHANNELS; channel++) {
     const float* in = reinterpret_cast<const float*>(source + channel * Step::SOURCE_CHANNEL);
-    for (int column = 0; column < WIDTH; column++) {
-      const int32_t* lanes = line + column * LANES;
-      float* to = reinterpret_cast<float*>(out + channel * Step::TARGET_CHANNEL + column * VECTOR);
+    float* to = reinterpret_cast<float*>(out + channel * Step::TARGET_CHANNEL);
 #pragma GCC ivdep
-      for (int lane = 0; lane < LANES; lane++) to[lane] = lanes[lane] < 0 ? Step::FILL : in[lanes[lane]];
-    }
+    for (int i = 0; i < Step::FLOATS; i++) to[i] = line[i] < 0 ? Step::FILL : in[line[i]];
   }
 }
 
@@ -49,7 +45,8 @@ static inline void exchange(char* tensor, const Edge* edges, const int32_t* star
 // Writes channel `channel` of the pictures of this group to a plain N C H W array.
 template <class Step>
 static inline void scatter_channel(const char* source, float* target, const int32_t* index, int channel) {
-  const float* in = reinterpret_cast<const float*>(source + channel * Step::SOURCE_CHANNEL);
+  const float* in = reinterpret_cast<const float*>(source + channel / Step::LANE_CHANNELS * Step::SOURCE_CHANNEL) +
+                    channel % Step::LANE_CHANNELS;
   for (int image = 0; image < Step::IMAGES; image++)
     for (int pixel = 0; pixel < Step::PIXELS; pixel++)
       target[(static_cast<long>(image) * Step::CHANNELS + channel) * Step::PIXELS + pixel] =

@@ -49,17 +49,23 @@ static inline void adaptive_row(const char* input, char* output, const int32_t* 
 }
 
 // Mean over all pixels of one channel; lane i of the result is picture i. `inside` has a lane mask per vector.
+// With channels in the lanes, the mean of one vector of channels; every vector counts.
 template <class Step>
 static inline void mean_channel(const char* input, char* output, const int32_t* inside, int channel) {
   vec sum = vec{};
   for (int row = 0; row < Step::ROWS; row++) {
     const char* x = input + row * Step::X_ROW + channel * Step::X_CHANNEL;
     for (int column = 0; column < Step::COLUMNS; column++, inside += LANES) {
-      ivec mask;
-      memcpy(&mask, inside, sizeof mask);
-      sum += mask ? load(x + column * VECTOR) : vec{};
+      if constexpr (Step::CHANNEL_LANES) {
+        sum += load(x + column * VECTOR);
+      } else {
+        ivec mask;
+        memcpy(&mask, inside, sizeof mask);
+        sum += mask ? load(x + column * VECTOR) : vec{};
+      }
     }
   }
+  if constexpr (Step::CHANNEL_LANES) return store(output + channel * Step::Y_CHANNEL, sum * Step::FACTOR);
   vec mean = vec{};
   for (int image = 0; image < Step::IMAGES; image++) {
     float total = 0;

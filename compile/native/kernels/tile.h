@@ -55,8 +55,8 @@ struct Place {
 };
 
 // The accumulators' first value: bias, plus the residual where there is one.
-template <class Step, int ROWS, int COLUMNS>
-static inline void begin(vec (&sum)[ROWS * COLUMNS], float bias, const char* residual) {
+template <class Step, int ROWS, int COLUMNS, class Bias>
+static inline void begin(vec (&sum)[ROWS * COLUMNS], Bias bias, const char* residual) {
 #pragma GCC unroll 32
   for (int p = 0; p < ROWS * COLUMNS; p++) {
     if constexpr (Step::RESIDUAL) {

@@ -24,5 +24,6 @@ static inline const T* array(const char* weights, int number) {
 static inline vec load(const char* at) { return *reinterpret_cast<const vec*>(at); }
 static inline void store(char* at, vec value) { *reinterpret_cast<vec*>(at) = value; }
 static inline vec splat(float value) { return value - vec{}; }  // x - 0 is x, for -0 too
+static inline vec splat(vec value) { return value; }
 
 }  // namespace st3
