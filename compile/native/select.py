@@ -23,7 +23,7 @@ _ALTERNATIVES = 4
 def choose_plan(graph: Graph, batch_size: int, isa: Isa, l2: int) -> Plan:
     """The cheapest plan found: per number of pictures in a vector, geometries are improved one size at a time."""
     plans = [
-        _best_geometries(graph, batch_size, images, isa, l2)
+        pixel_plan(graph, batch_size, images, isa, l2)
         for images in (1, 2, 4, 8, 16, 32)
         if images <= isa.lanes and batch_size % images == 0
     ]
@@ -32,7 +32,8 @@ def choose_plan(graph: Graph, batch_size: int, isa: Isa, l2: int) -> Plan:
     return min(plans, key=lambda plan: cost(plan, l2) * plan.groups)
 
 
-def _best_geometries(graph: Graph, batch_size: int, images: int, isa: Isa, l2: int) -> Plan:
+def pixel_plan(graph: Graph, batch_size: int, images: int, isa: Isa, l2: int) -> Plan:
+    """The cheapest plan found with pixels of ``images`` pictures in the lanes."""
     sizes = {shape[1:]: shape for shape in (graph.shapes[name] for name in _values(graph))}
     options = {size: candidates(shape, isa.lanes, images)[:_ALTERNATIVES] for size, shape in sizes.items()}
     chosen: dict[tuple[int, int], Geometry] = {size: found[0] for size, found in options.items()}
