@@ -24,7 +24,7 @@ def read_graph(captured: Captured) -> Graph:
         if node.op == "placeholder":
             names["input"] = node.name
             state.input(node, captured.input_shape[1:])
-        elif node.op == "call_function":
+        elif node.op == "call_function" and (node.users or _in_place(node)):
             _read_call(state, node)
         elif node.op == "output":
             result = node.args[0]
@@ -46,11 +46,14 @@ def _read_call(state: Import, node: fx.Node) -> None:
             f"(it has {known}); use the onnxruntime or inductor backend for this network"
         )
     READERS[node.target](state, node)
-    if isinstance(node.target, torch._ops.OpOverload) and _in_place(node.target) and node.args[0] is not node:
+    if _in_place(node):
         assert isinstance(node.args[0], fx.Node)
         state.overwrite(node.args[0], node)
 
 
-def _in_place(operator: torch._ops.OpOverload) -> bool:
-    first = operator._schema.arguments[0].alias_info
+def _in_place(node: fx.Node) -> bool:
+    """Whether an operator writes its result over its first argument."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    first = node.target._schema.arguments[0].alias_info
     return first is not None and first.is_write

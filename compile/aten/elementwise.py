@@ -61,6 +61,12 @@ def subtract(state: Import, node: fx.Node) -> None:
     _sum(state, node, left, right, -float(alpha))
 
 
+def subtract_from(state: Import, node: fx.Node) -> None:
+    """A constant less a map."""
+    right, left, alpha = arguments(node)
+    _sum(state, node, left, right, -float(alpha))
+
+
 def _sum(state: Import, node: fx.Node, left: object, right: object, factor: float) -> None:
     if not _is_value(state, right):
         view = state.view(left)

@@ -40,6 +40,7 @@ READERS: dict[object, Reader] = {
     aten.add_.Tensor: elementwise.add,
     aten.sub.Tensor: elementwise.subtract,
     aten.sub_.Tensor: elementwise.subtract,
+    aten.rsub.Scalar: elementwise.subtract_from,
     aten.mul.Tensor: elementwise.multiply,
     aten.mul_.Tensor: elementwise.multiply,
     aten.div.Tensor: elementwise.divide,
