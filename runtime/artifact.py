@@ -172,8 +172,18 @@ def open_artifact(folder: Path, verify: bool = True) -> Artifact:
 
     Raises:
         ArtifactError: the folder is no artifact, is newer than this runtime, or any file in it is missing,
-            truncated, changed, outside the folder, or not listed.
+            truncated, changed, outside the folder, not listed, or not to be read by this user.
     """
+    try:
+        return _open(folder, verify)
+    except OSError as error:
+        raise ArtifactError(
+            f"{error.filename or folder} cannot be read ({error.strerror}); let this user read it, or copy the "
+            f"artifact again"
+        ) from error
+
+
+def _open(folder: Path, verify: bool) -> Artifact:
     path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST}; `st3 compile` makes one")
