@@ -196,6 +196,17 @@ def test_without_a_compiler_the_error_says_what_to_install(compiler: Compiler, m
         compiler.artifact(nn.Conv2d(1, 1, 1), (1, 4, 4))
 
 
+def test_a_compiler_that_is_not_gcc_is_told_from_what_is_needed(
+    compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other++"
+    other.write_text("#!/bin/sh\necho \"other: error: unknown argument: '-fno-gnu-unique'\" >&2\nexit 1\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("CXX", str(other))
+    with pytest.raises(UserError, match=r"other\+\+ could not compile .*unknown argument.*must be g\+\+ 11 or newer"):
+        compiler.artifact(nn.Conv2d(1, 1, 1), (1, 4, 4))
+
+
 def test_the_library_needs_nothing_but_libc(compiler: Compiler) -> None:
     artifact = compiler.artifact(prune_randomly(small_network(), 0.2), (3, 32, 32))
     library = (artifact.payload / batch_folder(1) / LIBRARY_FILE).read_bytes()
