@@ -21,13 +21,22 @@ def open_library(path: Path) -> ctypes.CDLL:
     return library
 
 
+def aligned(weights: bytes) -> NDArray[np.uint8]:
+    """A copy of a weight file at a multiple of 64 bytes, which kernels that load whole vectors of weights need."""
+    room = np.empty(len(weights) + 63, np.uint8)
+    start = -room.ctypes.data % 64
+    content = room[start : start + len(weights)]
+    content[:] = np.frombuffer(weights, np.uint8)
+    return content
+
+
 def step_times(library: ctypes.CDLL, weights: bytes, plan: Plan, threads: int, repeats: int) -> NDArray[np.float64]:
     """Shortest time of each step in ms, over ``repeats`` runs after one to warm up.
 
     The shortest, because what disturbs a run only ever makes it longer.
     """
     error = ctypes.create_string_buffer(256)
-    content = np.frombuffer(weights, np.uint8)
+    content = aligned(weights)
     handle = library.st3_open(content.ctypes.data, content.size, threads, error, len(error))
     assert handle, error.value
     try:

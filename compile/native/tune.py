@@ -57,24 +57,21 @@ class Tuner:
             libraries = []
             with ThreadPoolExecutor(_COMPILERS) as pool:
                 jobs = [
-                    pool.submit(self.compile, versions[0], Path(folder) / f"{i}") for i, versions in enumerate(groups)
+                    pool.submit(compile_version, self.plan, versions[0], self.isa, Path(folder) / f"{i}")
+                    for i, versions in enumerate(groups)
                 ]
                 for done, job in enumerate(jobs, start=1):
                     libraries.append(open_library(job.result()))
                     report(f"tuning: compiled {done} of {len(groups)} versions")
             turns = [(i, version) for _ in range(rounds) for i, versions in enumerate(groups) for version in versions]
+            packed: dict[int, bytes] = {}  # what every round runs is packed once
             for done, (index, version) in enumerate(turns, start=1):
-                weights = emit(self.plan, version, self.isa).weights
+                weights = packed.get(id(version)) or emit(self.plan, version, self.isa).weights
+                if rounds > 1:
+                    packed[id(version)] = weights
                 times = step_times(libraries[index], weights, self.plan, self.threads, _REPEATS)
                 self._note(version, times)
                 report(f"tuning: measured {done} of {len(turns)} versions")
-
-    def compile(self, version: dict[str, Schedule], stem: Path) -> Path:
-        """Build one library at ``stem``; its path."""
-        text, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
-        text.write_text(emit(self.plan, version, self.isa).text, encoding="utf-8")
-        build_library(text, library, self.isa)
-        return library
 
     def _note(self, version: dict[str, Schedule], times: NDArray[np.float64]) -> None:
         for name, schedule in version.items():
@@ -85,6 +82,14 @@ class Tuner:
         """The best of each layer, the second best of each, and so on, as versions."""
         ranked = {name: sorted(times, key=times.__getitem__) for name, times in self.times.items()}
         return [[{name: best[min(i, len(best) - 1)] for name, best in ranked.items()}] for i in range(_FINALISTS)]
+
+
+def compile_version(plan: Plan, version: dict[str, Schedule], isa: Isa, stem: Path) -> Path:
+    """Build one library at ``stem``; its path."""
+    text, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
+    text.write_text(emit(plan, version, isa).text, encoding="utf-8")
+    build_library(text, library, isa)
+    return library
 
 
 def tune(plan: Plan, isa: Isa, threads: int, l1: int, report: Progress) -> tuple[Plan, dict[str, Schedule]]:
@@ -103,22 +108,23 @@ def tune(plan: Plan, isa: Isa, threads: int, l1: int, report: Progress) -> tuple
     apart = without_joins(joined)
     keys = {name: tuning_cache.key(plan, step, isa, crew) for name, step in plan.convolutions().items()}
     pairs = tuning_cache.join_key(keys.values())
+    ranked = options(plan, isa, l1)
     known = tuning_cache.read()
     if all(key in known.schedules for key in keys.values()) and pairs in known.joins:
-        schedules = {name: known.schedules[key] for name, key in keys.items()}
-        return (plan if known.joins[pairs] else without_joins(plan)), schedules
-    first = Tuner(apart, options(plan, isa, l1), isa, crew)
+        remembered = {name: known.schedules[key] for name, key in keys.items()}
+        return (plan if known.joins[pairs] else without_joins(plan)), _with_reasons(remembered, ranked)
+    first = Tuner(apart, ranked, isa, crew)
     first.measure(first.versions(), 1, report)
     last = Tuner(apart, first.options, isa, crew)
     last.measure(first.finalists(), _FINAL_ROUNDS, report)
     chosen = {}
     for name, times in last.times.items():
         best = min(times, key=times.__getitem__)
-        chosen[name] = msgspec.structs.replace(best, reason=_reason(best, times[best], first.times[name]))
+        chosen[name] = msgspec.structs.replace(best, reason=_measured(best, times[best], first.times[name]))
     pays = bool(plan.joined) and _faster_joined(joined, apart, chosen, isa, crew, report)
     found = tuning_cache.Known({keys[name]: schedule for name, schedule in chosen.items()}, {pairs: pays})
     tuning_cache.write(found)
-    return (plan if pays else without_joins(plan)), chosen
+    return (plan if pays else without_joins(plan)), _with_reasons(chosen, ranked)
 
 
 def _faster_joined(
@@ -127,10 +133,12 @@ def _faster_joined(
     report("tuning: trying joined layers")
     with tempfile.TemporaryDirectory(prefix="st3-tune-") as folder:
         plans = (joined, apart)
-        tuners = [Tuner(plan, {}, isa, threads) for plan in plans]
         with ThreadPoolExecutor(_COMPILERS) as pool:
-            paths = list(pool.map(lambda i: tuners[i].compile(chosen, Path(folder) / str(i)), range(2)))
-        libraries = [open_library(path) for path in paths]
+            stems = [Path(folder) / str(i) for i in range(len(plans))]
+            libraries = [
+                open_library(path)
+                for path in pool.map(lambda plan, stem: compile_version(plan, chosen, isa, stem), plans, stems)
+            ]
         weights = [emit(plan, chosen, isa).weights for plan in plans]
         totals: list[list[float]] = [[], []]
         for _ in range(_FINAL_ROUNDS):
@@ -147,11 +155,19 @@ def _by_code(schedules: list[Schedule]) -> list[list[Schedule]]:
     return list(found.values())
 
 
-def _reason(best: Schedule, ms: float, tried: dict[Schedule, float]) -> str:
-    """What the user reads in the layer table: the density, the time, and what the other kernels took."""
+def _with_reasons(chosen: dict[str, Schedule], ranked: dict[str, list[Schedule]]) -> dict[str, Schedule]:
+    """What the user reads in the layer table: the layer's own reason, then what was measured."""
+    return {
+        name: msgspec.structs.replace(schedule, reason=f"{ranked[name][0].reason}; {schedule.reason}")
+        for name, schedule in chosen.items()
+    }
+
+
+def _measured(best: Schedule, ms: float, tried: dict[Schedule, float]) -> str:
+    """The time of a schedule, and what the other kernels took."""
     others: dict[str, float] = {}
     for schedule, time in tried.items():
         if schedule.format != best.format:
             others[schedule.format] = min(time, others.get(schedule.format, time))
     slower = "".join(f", {name} {time:.3f} ms" for name, time in others.items())
-    return f"{best.reason}; measured {ms:.3f} ms{slower}"
+    return f"measured {ms:.3f} ms{slower}"

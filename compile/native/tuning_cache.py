@@ -17,9 +17,11 @@ import numpy as np
 
 from compile.graph import Conv
 from compile.native.isa import Isa, cache_bytes
+from compile.native.kernel_table import KERNELS
 from compile.native.plan import Compute, Plan
 from compile.native.schedule import Schedule
-from compile.native.toolchain import KERNELS, compiler
+from compile.native.toolchain import KERNELS as KERNEL_FOLDER
+from compile.native.toolchain import compiler
 
 _DENSITY_STEPS = 16  # layers whose numbers of non-zeros differ by less than this fraction of a factor e share a choice
 _FILE = "tuning.json"
@@ -32,7 +34,10 @@ def cache_file() -> Path:
 
 
 class Known(msgspec.Struct, frozen=True):
-    """Schedules by the key of a layer, and whether the joins of a network pay by ``join_key``."""
+    """Schedules by the key of a layer, and whether the joins of a network pay by ``join_key``.
+
+    A schedule's ``reason`` is what was measured alone: layers of about one density share it.
+    """
 
     schedules: dict[str, Schedule] = {}
     joins: dict[str, bool] = {}
@@ -77,6 +82,8 @@ def key(plan: Plan, step: Compute, isa: Isa, threads: int) -> str:
         plan.images,
         (conv.weight.shape, conv.groups, conv.activation, conv.factor is not None),
         round(math.log(max(nonzeros, 1)) * _DENSITY_STEPS),
+        [name for name, kernel in KERNELS.items() if kernel.reject(conv) is None],
+        conv.output in plan.paired(),
         repr(step.window),
         [repr(plan.tensors[name]) for name in (*step.inputs, conv.output)],
     )
@@ -87,14 +94,12 @@ def key(plan: Plan, step: Compute, isa: Isa, threads: int) -> str:
 def _machine() -> tuple[str, ...]:
     """Processor, caches, compiler, and the kernels' own text."""
     model = platform.processor() or platform.machine()
-    for line in (
-        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else ()
-    ):
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
+    facts = Path("/proc/cpuinfo")
+    if facts.exists():
+        names = [line for line in facts.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
     version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=False).stdout
     digest = hashlib.sha256()
-    for path in sorted(KERNELS.glob("*.h")):
+    for path in sorted(KERNEL_FOLDER.glob("*.h")):
         digest.update(path.read_bytes())
     return model, str(cache_bytes(1)), str(cache_bytes(2)), version.partition("\n")[0], digest.hexdigest()

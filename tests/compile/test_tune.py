@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from compile.native.plan import Plan
 from compile.native.schedule import options, without_joins
 from compile.native.select import choose_plan
 from compile.native.toolchain import build_library
-from compile.native.trial import open_library
+from compile.native.trial import aligned, open_library
 from compile.passes.simplify import simplify
 from runtime.engine import load
 
@@ -59,6 +60,29 @@ def test_a_tuned_artifact_agrees_with_torch_and_says_what_was_measured(compiler:
     assert all("measured" in schedule.reason for schedule in known.schedules.values())
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_dense_network_is_tuned_too(compiler: Compiler, batch_size: int) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Flatten(), nn.Linear(1568, 9)
+    )
+    artifact = compiler.artifact(module, (3, 9, 9), batch_size, tune=True)
+    result = load(artifact.folder).run({"input": np.load(artifact.folder / "golden/inputs.npy")})["output"]
+    expected = np.load(artifact.folder / "golden/outputs.npy")
+    assert np.abs(result - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_weights_that_are_not_aligned_are_refused(tmp_path: Path) -> None:
+    plan, isa = plan_of(two_layers(), (3, 13, 11)), isa_for("native")
+    version = {name: ranked[0] for name, ranked in options(plan, isa, L1).items()}
+    library = open_library(tune.compile_version(plan, version, isa, tmp_path / "library"))
+    weights = emit(plan, version, isa).weights
+    content = aligned(bytes(16) + weights)[16:]
+    error = ctypes.create_string_buffer(256)
+    assert not library.st3_open(content.ctypes.data, content.size, 1, error, len(error))
+    assert b"multiple of 64" in error.value
+
+
 def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, isa = plan_of(two_layers(), (3, 13, 11)), isa_for("native")
     _, first = tune.tune(plan, isa, 1, L1, lambda _: None)
@@ -70,6 +94,52 @@ def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch
     assert tune.tune(plan, isa, 1, L1, lambda _: None)[1] == first
     with pytest.raises(AssertionError, match="measured again"):
         tune.tune(plan, isa, 2, L1, lambda _: None)  # other threads, another question
+
+
+def test_blocked_and_scattered_weights_of_one_size_are_two_questions() -> None:
+    isa = isa_for("native")
+    keys, densities = [], []
+    for block in (1, 4):
+        torch.manual_seed(0)
+        conv = nn.Conv2d(16, 8, 1)
+        with torch.no_grad():
+            # 64 of 128 weights both times, in full blocks of 4 output channels or in every second channel
+            kept = torch.zeros_like(conv.weight)
+            if block == 4:
+                kept[:, ::2] = 1
+            else:
+                kept[::2] = 1
+            conv.weight.mul_(kept)
+        plan = plan_of(conv, (16, 9, 9))
+        (step,) = plan.convolutions().values()
+        keys.append(tuning_cache.key(plan, step, isa, 1))
+        densities.append(int(torch.count_nonzero(conv.weight)))
+    assert densities[0] == densities[1]
+    assert keys[0] != keys[1]
+
+
+def test_a_joined_layer_is_another_question_than_the_same_layer_apart() -> None:
+    joined, isa = plan_of(pointwise_chain(), (3, 40, 80)), isa_for("native")
+    assert joined.paired()
+    for name, step in joined.convolutions().items():
+        same = tuning_cache.key(joined, step, isa, 1) == tuning_cache.key(without_joins(joined), step, isa, 1)
+        assert same == (name not in joined.paired())
+
+
+def test_a_remembered_choice_tells_the_layers_own_density() -> None:
+    isa = isa_for("native")
+    reasons = []
+    for extra in (0, 1):
+        torch.manual_seed(0)
+        conv = nn.Conv2d(32, 32, 1)
+        with torch.no_grad():
+            order = torch.randperm(1024, generator=torch.Generator().manual_seed(1))
+            conv.weight.reshape(-1)[order[512 + extra :]] = 0
+        _, chosen = tune.tune(plan_of(conv, (32, 9, 9)), isa, 1, L1, lambda _: None)
+        reasons += [schedule.reason for schedule in chosen.values()]
+    assert len(tuning_cache.read().schedules) == 1  # so near in density that one measurement serves both
+    assert reasons[0].startswith("density 0.500")
+    assert reasons[1].startswith("density 0.501")
 
 
 def test_a_damaged_memory_is_none(tmp_path: Path) -> None:
@@ -98,9 +168,9 @@ def test_every_candidate_of_the_first_codes_computes_the_same(tmp_path: Path) ->
     with torch.no_grad():
         expected = module.eval()(torch.from_numpy(inputs)).numpy()
     for index, versions in enumerate(tuner.versions()[:3]):
-        library = open_library(tuner.compile(versions[0], tmp_path / str(index)))
+        library = open_library(tune.compile_version(plan, versions[0], isa, tmp_path / str(index)))
         for version in versions:
-            weights = np.frombuffer(emit(plan, version, isa).weights, np.uint8)
+            weights = aligned(emit(plan, version, isa).weights)
             handle = library.st3_open(weights.ctypes.data, weights.size, 2, None, 0)
             result = np.empty_like(expected)
             assert library.st3_run(handle, inputs.ctypes.data, result.ctypes.data) == 0
@@ -123,7 +193,7 @@ def test_joined_layers_compute_what_they_do_apart(tmp_path: Path, threads: int) 
         text.write_text(source.text)
         build_library(text, path, isa)
         library = open_library(path)
-        weights = np.frombuffer(source.weights, np.uint8)
+        weights = aligned(source.weights)
         handle = library.st3_open(weights.ctypes.data, weights.size, threads, None, 0)
         result = np.empty((1, *plan.graph.shapes[plan.graph.output]), np.float32)
         for _ in range(5):

@@ -109,6 +109,10 @@ static void close_model(void* model) {
 
 template <class Network>
 static void* open_model(const void* weights, uint64_t bytes, int32_t threads, char* error, uint64_t error_size) {
+  if (reinterpret_cast<uintptr_t>(weights) % 64 != 0) {
+    snprintf(error, error_size, "the weights must lie at a multiple of 64 bytes, as a mapped file does");
+    return nullptr;
+  }
   WeightHeader header;
   memset(&header, 0, sizeof header);
   if (bytes >= sizeof header) memcpy(&header, weights, sizeof header);
