@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from compile.graph import Conv, Graph
 from compile.native.isa import Isa, cache_bytes, isa_for
 from compile.native.kernel_table import KERNELS
-from compile.native.plan import Compute, Plan
+from compile.native.plan import Plan
 from compile.native.schedule import Schedule, candidates, without_joins
 from compile.native.select import choose_plan
+from compile.native.steps import Compute
 from compile.native.tune import Tuner
 
 # map size: channels outside and inside the bottleneck

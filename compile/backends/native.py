@@ -11,7 +11,7 @@ from compile.backend import Built, Effort
 from compile.graph import Conv
 from compile.native.emit import Source, emit
 from compile.native.isa import Isa, cache_bytes, isa_for
-from compile.native.plan import Compute, Plan
+from compile.native.plan import Plan
 from compile.native.schedule import Schedule, options, useful_joins, without_joins
 from compile.native.select import choose_plan
 from compile.native.toolchain import build_library, compiler
@@ -54,9 +54,9 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
         place = batch_folder(size)
         write_network(emit(plan, schedules, isa), isa, folder / "payload" / place, folder / "source" / place)
         chosen[size] = {
-            step.node.layer: (schedules[step.node.output].format, schedules[step.node.output].reason)
-            for step in plan.steps
-            if isinstance(step, Compute) and isinstance(step.node, Conv)
+            step.node.layer: (schedules[name].format, schedules[name].reason)
+            for name, step in plan.convolutions().items()
+            if isinstance(step.node, Conv)
         }
     needs = Requirements(system=platform.system(), machine=isa.machine or platform.machine(), cpu_flags=isa.cpu_flags)
     return Built(engine="native", formats=merged_formats(chosen), requirements=needs)

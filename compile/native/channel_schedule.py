@@ -14,7 +14,8 @@ from compile.format import Cut
 from compile.graph import Conv
 from compile.native.isa import Isa
 from compile.native.kernel_table import KERNELS
-from compile.native.plan import Compute, Plan
+from compile.native.plan import Plan
+from compile.native.steps import Compute
 
 _FMA_LATENCY = 4.0
 _TILE_CYCLES = 30.0

@@ -16,8 +16,9 @@ from compile.native.emit_pool import emit_adaptive_pool, emit_mean, emit_pool
 from compile.native.isa import Isa
 from compile.native.kernel_table import KERNELS
 from compile.native.pieces import Piece, literal, tensor_index
-from compile.native.plan import Compute, Gather, Plan, Scatter, Step
+from compile.native.plan import Plan
 from compile.native.schedule import Schedule
+from compile.native.steps import Compute, Gather, Scatter, Step
 from compile.native.weights import WeightFile
 from runtime.abi import ABI_VERSION
 from runtime.steps import StepInfo

@@ -2,58 +2,99 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from compile.format import find_format
 from compile.graph import Conv
 from compile.native.geometry import Placement
 from compile.native.kernel_table import KERNELS, cut_array
 from compile.native.pieces import Piece, array, exchange, origin
-from compile.native.plan import Compute, Plan
+from compile.native.plan import Plan
 from compile.native.schedule import Schedule
+from compile.native.steps import Compute
 from compile.native.taps import Taps
 from compile.native.weights import WeightFile
 from compile.native.window import Window
 from runtime.steps import StepInfo
 
 
+class Tiling(msgspec.Struct, frozen=True):
+    """How a convolution becomes tasks: each has ``rows`` (a constant's name) output rows, and runs ``call``.
+
+    ``call`` is C++ with a place for the kernel; ``channels`` are the first and last channel for the halo exchange.
+    """
+
+    tasks: int
+    rows: str
+    call: str
+    channels: str
+
+
 def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: WeightFile) -> Piece:
     """A convolution: one task per block of output rows and part of the output channels."""
     assert step.window is not None
-    window, source, target = step.window, plan.tensors[step.inputs[0]], plan.tensors[node.output]
-    operands = operands_of(step, node)
+    source, target = plan.tensors[step.inputs[0]], plan.tensors[node.output]
+    constants = _constants(node, step.window, source, target, schedule)
     blocks = -(-target.geometry.rows // schedule.tile_rows)
-    taps = Taps(
-        source.channels,
+    tiling = Tiling(blocks, "TILE_ROWS", "each_tile<S>(block, {})", "cut.bounds[low], cut.bounds[high]")
+    return conv_piece(plan, step, node, schedule, constants, node.bias, tiling, file)
+
+
+def conv_piece(
+    plan: Plan,
+    step: Compute,
+    node: Conv,
+    schedule: Schedule,
+    constants: dict[str, str],
+    bias: NDArray[np.float32],
+    tiling: Tiling,
+    file: WeightFile,
+) -> Piece:
+    """A convolution whose shape ``constants`` describe: packs its weights and calls its kernel."""
+    window, target = step.window, plan.tensors[node.output]
+    assert window is not None
+    kernel = KERNELS[schedule.format]
+    packed = find_format(schedule.format).pack(node.weight, _taps(plan, step, node, window), schedule.cut)
+    arrays = ", ".join(array(kind, file.add(content)) for kind, content in kernel.arrays(packed))
+    constants = constants | kernel.constants(packed)
+    operands = _operands(step, node)
+    for letter, name in (("R", operands["residual"]), ("F", operands["factor"])):
+        constants |= _operand_constants(letter, None if name is None else plan.tensors[name])
+    cut = file.add(cut_array(packed.chunks, packed.bounds))
+    places = ", ".join("nullptr" if name is None else f"arena + {origin(plan, name)}" for name in operands.values())
+    setup = f"const Cut cut({array('int32_t', cut)});\n"
+    rows, tasks = tiling.rows, tiling.tasks
+    done = f"block * S::{rows}, (block + 1 < {tasks} ? (block + 1) * S::{rows} : S::ROWS)"
+    call = (
+        f"{kernel.type}<S>{{{arrays}, cut,\n"
+        f"            arena + {origin(plan, step.inputs[0], -window.padding[0], -window.padding[1])},\n"
+        f"            arena + {origin(plan, node.output)}, {{{places}}},\n"
+        f"            {array('float', file.add(bias))}, low, high}}"
+    )
+    body = (
+        "        const int block = task / parts, part = task % parts;\n"
+        "        const int low = cut.groups * part / parts, high = cut.groups * (part + 1) / parts;\n"
+        f"        {tiling.call.format(call)};\n" + exchange(plan, node.output, done, tiling.channels)
+    )
+    comment = f"{node.layer}: {node.op} {node.weight.shape}, {schedule.format}: {schedule.reason}"
+    macs = int(np.count_nonzero(node.weight)) * target.geometry.height * target.geometry.width
+    info = StepInfo(node.output, schedule.format, node.layer, macs * plan.images * plan.groups)
+    return Piece(info, constants, f"{tasks}", body, comment, setup, parts="cut.groups")
+
+
+def _taps(plan: Plan, step: Compute, node: Conv, window: Window) -> Taps:
+    source = plan.tensors[step.inputs[0]]
+    return Taps(
+        node.weight.shape[1] * node.groups,
         node.groups,
         source.channel_stride,
         window.dilation[0] * source.row_stride,
         window.dilation[1] * source.vector,
         source.vector,
+        source.geometry.lane_channels,
     )
-    kernel = KERNELS[schedule.format]
-    packed = find_format(schedule.format).pack(node.weight, taps, schedule.cut)
-    arrays = ", ".join(array(kind, file.add(content)) for kind, content in kernel.arrays(packed))
-    constants = _constants(node, window, source, target, schedule) | kernel.constants(packed)
-    for letter, name in (("R", operands["residual"]), ("F", operands["factor"])):
-        constants |= operand_constants(letter, None if name is None else plan.tensors[name])
-    cut = file.add(cut_array(packed.chunks, packed.bounds))
-    places = ", ".join("nullptr" if name is None else f"arena + {origin(plan, name)}" for name in operands.values())
-    setup = f"const Cut cut({array('int32_t', cut)});\n"
-    rows = f"block * S::TILE_ROWS, (block + 1 < {blocks} ? (block + 1) * S::TILE_ROWS : S::ROWS)"
-    body = (
-        "        const int block = task / parts, part = task % parts;\n"
-        "        const int low = cut.groups * part / parts, high = cut.groups * (part + 1) / parts;\n"
-        f"        each_tile<S>(block, {kernel.type}<S>{{{arrays}, cut,\n"
-        f"            arena + {origin(plan, step.inputs[0], -window.padding[0], -window.padding[1])},\n"
-        f"            arena + {origin(plan, node.output)}, {{{places}}},\n"
-        f"            {array('float', file.add(node.bias))}, low, high}});\n"
-        + exchange(plan, node.output, rows, "cut.bounds[low], cut.bounds[high]")
-    )
-    comment = f"{node.layer}: {node.op} {node.weight.shape}, {schedule.format}: {schedule.reason}"
-    macs = int(np.count_nonzero(node.weight)) * target.geometry.height * target.geometry.width
-    info = StepInfo(node.output, schedule.format, node.layer, macs * plan.images * plan.groups)
-    return Piece(info, constants, f"{blocks}", body, comment, setup, parts="cut.groups")
 
 
 def _constants(
@@ -80,13 +121,13 @@ def _constants(
     }
 
 
-def operands_of(step: Compute, node: Conv) -> dict[str, str | None]:
+def _operands(step: Compute, node: Conv) -> dict[str, str | None]:
     """The tensors that hold the residual and the factor; ``step.inputs`` has those that the node has, in this order."""
     given = iter(step.inputs[1:])
     return {key: None if getattr(node, key) is None else next(given) for key in ("residual", "factor")}
 
 
-def operand_constants(letter: str, operand: Placement | None) -> dict[str, str]:
+def _operand_constants(letter: str, operand: Placement | None) -> dict[str, str]:
     """What the kernels must know of the residual, ``R``, or the factor, ``F``."""
     name = {"R": "RESIDUAL", "F": "FACTOR"}[letter]
     return {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from compile.graph import Elementwise, LayerNorm
 from compile.native.pieces import Piece, array, exchange, literal, origin, output_constants, per_row
-from compile.native.plan import Compute, Plan
+from compile.native.plan import Plan
+from compile.native.steps import Compute
 from compile.native.weights import WeightFile
 from runtime.steps import StepInfo
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from compile.native.geometry import gather_table, scatter_table
 from compile.native.pieces import Piece, array, literal
-from compile.native.plan import Gather, Plan, Scatter
+from compile.native.plan import Plan
+from compile.native.steps import Gather, Scatter
 from compile.native.weights import WeightFile
 from runtime.steps import StepInfo
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from compile.graph import AdaptivePool, Pool
 from compile.native.geometry import Geometry, Placement, float_offset, inside_masks
 from compile.native.pieces import Piece, array, exchange, literal, origin, output_constants, per_row
-from compile.native.plan import Compute, Plan
+from compile.native.plan import Plan
+from compile.native.steps import Compute
 from compile.native.weights import WeightFile
 from runtime.steps import StepInfo
 

@@ -7,44 +7,16 @@ What a concatenation joins is written straight to its channels of the whole wher
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import cast
 
 import msgspec
 
-from compile.graph import Concat, Conv, Elementwise, Graph, LayerNorm, Node, Pool, reads
-from compile.native.arena import first_fit
+from compile.graph import Concat, Conv, Elementwise, Graph, Node, Pool, reads
+from compile.native.arena import place_buffers
 from compile.native.geometry import Geometry, Placement, channel_geometry, placed
 from compile.native.join import Slice, join, owner, positions
+from compile.native.steps import Compute, Gather, Scatter, Step
 from compile.native.window import Window, strided_window, subsampled_window
-
-
-class Gather(msgspec.Struct, frozen=True):
-    """Brings ``source`` into the placement of ``target``; a ``plain`` source is the caller's N C H W array."""
-
-    target: str
-    source: str
-    plain: bool
-    step: tuple[int, int]
-
-
-class Compute(msgspec.Struct, frozen=True):
-    """Runs a node: ``inputs`` are the tensors it reads (after relayout), in the order of ``graph.reads``.
-
-    The node is never a concatenation: that takes no step, or a copy of each input that was not written in place.
-    """
-
-    node: Node
-    inputs: tuple[str, ...]
-    window: Window | None
-
-
-class Scatter(msgspec.Struct, frozen=True):
-    """Writes the result to the caller's N C H W array."""
-
-    source: str
-
-
-Step: TypeAlias = "Gather | Compute | Scatter"
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -66,12 +38,6 @@ class Plan(msgspec.Struct, frozen=True):
     size: int
     joined: frozenset[int] = frozenset()
 
-    def convolutions(self) -> dict[str, Compute]:
-        """The steps that have weights, by output name."""
-        return {
-            step.node.output: step for step in self.steps if isinstance(step, Compute) and isinstance(step.node, Conv)
-        }
-
     def positions(self) -> dict[str, int]:
         """Where in ``steps`` each convolution stands, by output name."""
         return {
@@ -79,6 +45,10 @@ class Plan(msgspec.Struct, frozen=True):
             for index, step in enumerate(self.steps)
             if isinstance(step, Compute) and isinstance(step.node, Conv)
         }
+
+    def convolutions(self) -> dict[str, Compute]:
+        """The steps that have weights, by output name."""
+        return {name: cast("Compute", self.steps[index]) for name, index in self.positions().items()}
 
     def paired(self) -> frozenset[str]:
         """Outputs of the steps that are joined, and of those that they join; their tiles must be one row high."""
@@ -240,67 +210,3 @@ def joinable(steps: tuple[Step, ...], tensors: dict[str, Placement]) -> frozense
         if pointwise and same and geometry.columns >= 5 and geometry.rows >= 4:
             found.add(index)
     return frozenset(found)
-
-
-def place_buffers(
-    steps: tuple[Step, ...],
-    tensors: dict[str, Placement],
-    slices: dict[str, Slice],
-    joined: frozenset[int] = frozenset(),
-) -> tuple[dict[str, int], int]:
-    """Arena offsets by lifetime: a residual that dies is overwritten in place, other space is reused first-fit."""
-    roots: dict[str, str] = {}
-    life: dict[str, list[int]] = {}
-    last_read = {name: index for index, step in enumerate(steps) for name in step_reads(step)}
-    wholes = {part.whole for part in slices.values()}
-    for index, step in enumerate(steps):
-        target = step_writes(step)
-        # joined steps run at the same time as the one before
-        time = index - 1 if index in joined else index
-        if target is not None:
-            replaced = _overwrites(step, index, last_read, tensors)
-            apart = replaced is None or owner(slices, target) in wholes or owner(slices, replaced) in wholes
-            roots[target] = owner(slices, target) if apart or replaced is None else roots[replaced]
-            life.setdefault(roots[target], [time, time])
-        for name in [*step_reads(step), *([target] if target else [])]:
-            root = roots.setdefault(name, owner(slices, name))
-            life[root][1] = index
-    starts, size = first_fit(life, {root: tensors[root].size for root in life})
-    offsets = {name: starts[root] for name, root in roots.items()}
-    for name, part in slices.items():
-        offsets[name] = starts[part.whole] + part.channel * tensors[name].channel_stride
-    return offsets, size
-
-
-def step_reads(step: Step) -> tuple[str, ...]:
-    """Tensors in the arena that a step reads."""
-    if isinstance(step, Compute):
-        return step.inputs
-    if isinstance(step, Gather):
-        return () if step.plain else (step.source,)
-    return (step.source,)
-
-
-def step_writes(step: Step) -> str | None:
-    """The tensor that a step writes, if it is in the arena."""
-    if isinstance(step, Compute):
-        return step.node.output
-    return step.target if isinstance(step, Gather) else None
-
-
-def _overwrites(step: Step, index: int, last_read: dict[str, int], tensors: dict[str, Placement]) -> str | None:
-    """The operand that a result may replace position by position: same placement, and nobody reads it later."""
-    if not isinstance(step, Compute):
-        return None
-    if isinstance(step.node, Conv):
-        # not the factor: partial sums are written before it is read
-        operands = step.inputs[1:2] if step.node.residual is not None else ()
-    elif isinstance(step.node, (Elementwise, LayerNorm)):
-        operands = step.inputs
-    else:
-        return None
-    for operand in operands:
-        alone = step.inputs.count(operand) == 1
-        if alone and last_read[operand] == index and tensors[operand] == tensors[step.node.output]:
-            return operand
-    return None

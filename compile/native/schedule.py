@@ -17,7 +17,8 @@ from compile.native import channel_layout
 from compile.native.channel_schedule import channel_tiles
 from compile.native.isa import Isa
 from compile.native.kernel_table import KERNELS, Kernel
-from compile.native.plan import Compute, Plan
+from compile.native.plan import Plan
+from compile.native.steps import Compute
 
 
 class Schedule(msgspec.Struct, frozen=True):

@@ -8,7 +8,8 @@ from compile.graph import Conv, Graph
 from compile.native.channel_layout import channel_plan, reject
 from compile.native.geometry import Geometry, Placement, candidates
 from compile.native.isa import Isa
-from compile.native.plan import Compute, Gather, Plan, make_plan, step_reads, step_writes
+from compile.native.plan import Plan, make_plan
+from compile.native.steps import Compute, Gather, step_reads, step_writes
 
 # Cycles per vector. Measured orders of magnitude on Zen 5 and Emerald Rapids; they only rank alternatives.
 _FMA = 0.75
@@ -29,7 +30,8 @@ def choose_plan(graph: Graph, batch_size: int, isa: Isa, l2: int) -> Plan:
     ]
     if reject(graph, isa) is None:
         plans.append(channel_plan(graph, batch_size, isa))
-    return min(plans, key=lambda plan: cost(plan, l2) * plan.groups)
+    kept = _nonzeros(graph)
+    return min(plans, key=lambda plan: cost(plan, kept, l2) * plan.groups)
 
 
 def pixel_plan(graph: Graph, batch_size: int, images: int, isa: Isa, l2: int) -> Plan:
@@ -38,23 +40,21 @@ def pixel_plan(graph: Graph, batch_size: int, images: int, isa: Isa, l2: int) ->
     options = {size: candidates(shape, isa.lanes, images)[:_ALTERNATIVES] for size, shape in sizes.items()}
     chosen: dict[tuple[int, int], Geometry] = {size: found[0] for size, found in options.items()}
     best = make_plan(graph, chosen, batch_size)
+    kept = _nonzeros(graph)
+    lowest = cost(best, kept, l2)
     for size in sorted(sizes, reverse=True):
         for option in options[size][1:]:
             plan = make_plan(graph, chosen | {size: option}, batch_size)
-            if cost(plan, l2) < cost(best, l2):
-                chosen[size], best = option, plan
+            price = cost(plan, kept, l2)
+            if price < lowest:
+                chosen[size], best, lowest = option, plan, price
     return best
 
 
-def cost(plan: Plan, l2: int) -> float:
-    """Model cycles of one group of pictures."""
+def cost(plan: Plan, kept: dict[str, int], l2: int) -> float:
+    """Model cycles of one group of pictures; ``kept`` has each convolution's number of non-zeros, by output name."""
     total = 0.0
     full = max(placement.vector for placement in plan.tensors.values())  # the input may lie float by float
-    nonzeros = {
-        step.node.output: int(np.count_nonzero(step.node.weight))
-        for step in plan.steps
-        if isinstance(step, Compute) and isinstance(step.node, Conv)
-    }
     for step in plan.steps:
         written = step_writes(step)
         names = [*step_reads(step), *([written] if written else [])]
@@ -66,7 +66,7 @@ def cost(plan: Plan, l2: int) -> float:
             target = plan.tensors[step.node.output]
             vectors = target.geometry.rows * target.geometry.columns
             if isinstance(step.node, Conv):
-                total += _conv_cost(step.node, target, nonzeros[step.node.output])
+                total += _conv_cost(step.node, target, kept[step.node.output])
             if plan.owner(step.node.output) in plan.clean:
                 total += _EDGE * (target.size / target.vector - vectors * target.channels)
     return total
@@ -79,6 +79,10 @@ def _conv_cost(conv: Conv, target: Placement, nonzeros: int) -> float:
         inputs = int(conv.weight[0].size)
         return (_CHANNEL_FMA * positions + _L3 * target.vector) * target.channels * inputs
     return (_FMA * positions + _L3 * _WEIGHT_BYTES) * nonzeros
+
+
+def _nonzeros(graph: Graph) -> dict[str, int]:
+    return {node.output: int(np.count_nonzero(node.weight)) for node in graph.nodes if isinstance(node, Conv)}
 
 
 def _values(graph: Graph) -> list[str]:

@@ -18,8 +18,9 @@ import numpy as np
 from compile.graph import Conv
 from compile.native.isa import Isa, cache_bytes
 from compile.native.kernel_table import KERNELS
-from compile.native.plan import Compute, Plan
+from compile.native.plan import Plan
 from compile.native.schedule import Schedule
+from compile.native.steps import Compute
 from compile.native.toolchain import KERNELS as KERNEL_FOLDER
 from compile.native.toolchain import compiler
 

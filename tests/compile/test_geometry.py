@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compile.native.arena import place_buffers
 from compile.native.geometry import Geometry, Placement, candidates, gather_table, inside_masks, scatter_table
-from compile.native.plan import Scatter, place_buffers
+from compile.native.steps import Scatter
 
 
 @st.composite
@@ -89,7 +90,7 @@ def test_inside_masks_count_the_pixels() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_buffers_that_live_together_do_not_overlap(seed: int) -> None:
-    from compile.native.plan import Gather
+    from compile.native.steps import Gather
 
     generator = np.random.default_rng(seed)
     tensors, steps, names = {}, [], []

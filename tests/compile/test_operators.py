@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from compile.from_torch import read_graph
 from compile.graph import Conv, Elementwise
 from compile.native.geometry import candidates
-from compile.native.plan import Compute, Plan, make_plan
+from compile.native.plan import Plan, make_plan
+from compile.native.steps import Compute
 from compile.passes.simplify import simplify
 from runtime.engine import load
 

@@ -101,23 +101,10 @@ struct BlockStream {
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
     const Place<Step> place(input, output, operands, row, column);
-    for (int chunk = 0; chunk < cut.chunks; chunk++) {
-      const Segment* first = segments + chunk * cut.groups + low;
-      const Segment* last = segments + chunk * cut.groups + high - 1;
-      const Row* begin = rows + first->row;
-      const Row* end = rows + last->row + last->row_count;  // the groups of a chunk lie one after another
-      const float* weight = weights + static_cast<long>(first->entry) * Step::BLOCK;
-      const Offset<Step>* offset = offsets + first->entry;
-      if (cut.chunks == 1) {
-        block_rows<Step, ROWS, COLUMNS, true, true>(begin, end, weight, offset, bias, place, first->lines);
-      } else if (chunk == 0) {
-        block_rows<Step, ROWS, COLUMNS, true, false>(begin, end, weight, offset, bias, place, first->lines);
-      } else if (chunk == cut.chunks - 1) {
-        block_rows<Step, ROWS, COLUMNS, false, true>(begin, end, weight, offset, bias, place, first->lines);
-      } else {
-        block_rows<Step, ROWS, COLUMNS, false, false>(begin, end, weight, offset, bias, place, first->lines);
-      }
-    }
+    each_segment(segments, rows, cut, low, high, [&]<bool FIRST, bool LAST>(const Row* begin, const Row* end, const Segment& at) {
+      const float* weight = weights + static_cast<long>(at.entry) * Step::BLOCK;
+      block_rows<Step, ROWS, COLUMNS, FIRST, LAST>(begin, end, weight, offsets + at.entry, bias, place, at.lines);
+    });
   }
 };
 

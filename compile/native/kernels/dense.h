@@ -57,19 +57,12 @@ struct Dense {
     for (int chunk = 0; chunk < cut.chunks; chunk++) {
       const int start = static_cast<long>(Step::TAPS) * chunk / cut.chunks;
       const int taps = static_cast<long>(Step::TAPS) * (chunk + 1) / cut.chunks - start;
-      const bool begins = chunk == 0, ends = chunk == cut.chunks - 1;
-      for (int channel = first; channel < last; channel += Step::BLOCK) {
-        const float* block = matrix + static_cast<long>(channel) * Step::TAPS + static_cast<long>(start) * Step::BLOCK;
-        if (begins && ends) {
-          dense_block<Step, ROWS, COLUMNS, true, true>(block, offsets + start, taps, bias, place, channel);
-        } else if (begins) {
-          dense_block<Step, ROWS, COLUMNS, true, false>(block, offsets + start, taps, bias, place, channel);
-        } else if (ends) {
-          dense_block<Step, ROWS, COLUMNS, false, true>(block, offsets + start, taps, bias, place, channel);
-        } else {
-          dense_block<Step, ROWS, COLUMNS, false, false>(block, offsets + start, taps, bias, place, channel);
+      with_ends(chunk == 0, chunk == cut.chunks - 1, [&]<bool FIRST, bool LAST>() {
+        for (int channel = first; channel < last; channel += Step::BLOCK) {
+          const float* block = matrix + static_cast<long>(channel) * Step::TAPS + static_cast<long>(start) * Step::BLOCK;
+          dense_block<Step, ROWS, COLUMNS, FIRST, LAST>(block, offsets + start, taps, bias, place, channel);
         }
-      }
+      });
     }
   }
 };

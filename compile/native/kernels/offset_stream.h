@@ -19,6 +19,19 @@ struct Segment {
   int32_t row, row_count, entry, lines;
 };
 
+// Calls call.template operator()<FIRST, LAST>(begin, end, first segment) for the rows of each chunk of groups [low, high),
+// which lie one after another.
+template <class Call>
+static inline void each_segment(const Segment* segments, const Row* rows, const Cut& cut, int low, int high, Call call) {
+  for (int chunk = 0; chunk < cut.chunks; chunk++) {
+    const Segment& first = segments[chunk * cut.groups + low];
+    const Segment& last = segments[chunk * cut.groups + high - 1];
+    with_ends(chunk == 0, chunk == cut.chunks - 1, [&]<bool FIRST, bool LAST>() {
+      call.template operator()<FIRST, LAST>(rows + first.row, rows + last.row + last.row_count, first);
+    });
+  }
+}
+
 // Offsets are counted in vectors.
 template <int BITS>
 struct OffsetOf {
@@ -120,23 +133,9 @@ struct OffsetStream {
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
     const Place<Step> place(input, output, operands, row, column);
-    for (int chunk = 0; chunk < cut.chunks; chunk++) {
-      const Segment* first = segments + chunk * cut.groups + low;
-      const Segment* last = segments + chunk * cut.groups + high - 1;
-      const Row* begin = rows + first->row;
-      const Row* end = rows + last->row + last->row_count;  // the groups of a chunk lie one after another
-      const float* weight = entries + first->entry;
-      const Offset<Step>* offset = offsets + first->entry;
-      if (cut.chunks == 1) {
-        stream_rows<Step, ROWS, COLUMNS, true, true>(begin, end, weight, offset, bias, place, first->lines);
-      } else if (chunk == 0) {
-        stream_rows<Step, ROWS, COLUMNS, true, false>(begin, end, weight, offset, bias, place, first->lines);
-      } else if (chunk == cut.chunks - 1) {
-        stream_rows<Step, ROWS, COLUMNS, false, true>(begin, end, weight, offset, bias, place, first->lines);
-      } else {
-        stream_rows<Step, ROWS, COLUMNS, false, false>(begin, end, weight, offset, bias, place, first->lines);
-      }
-    }
+    each_segment(segments, rows, cut, low, high, [&]<bool FIRST, bool LAST>(const Row* begin, const Row* end, const Segment& at) {
+      stream_rows<Step, ROWS, COLUMNS, FIRST, LAST>(begin, end, entries + at.entry, offsets + at.entry, bias, place, at.lines);
+    });
   }
 };
 

@@ -15,6 +15,20 @@ struct Cut {
   explicit Cut(const int32_t* array) : chunks(array[0]), groups(array[1]), bounds(array + 2) {}
 };
 
+// Calls call.template operator()<FIRST, LAST>(): a chunk begins the sums, ends them, both or neither.
+template <class Call>
+static inline void with_ends(bool first, bool last, Call call) {
+  if (first && last) {
+    call.template operator()<true, true>();
+  } else if (first) {
+    call.template operator()<true, false>();
+  } else if (last) {
+    call.template operator()<false, true>();
+  } else {
+    call.template operator()<false, false>();
+  }
+}
+
 // Calls kernel.template run<ROWS, COLUMNS>(row, column) for each tile of the block.
 template <int ROWS, class Step, class Kernel>
 static inline void each_column_tile(int row, const Kernel& kernel) {
