@@ -25,6 +25,7 @@ from compile.native.schedule import Schedule, candidates, without_joins
 from compile.native.select import choose_plan
 from compile.native.steps import Compute
 from compile.native.tune import Tuner
+from compile.native.weights import Packs
 
 # map size: channels outside and inside the bottleneck
 CHANNELS = {56: (256, 64), 28: (512, 128), 14: (1024, 256), 7: (2048, 512)}
@@ -112,10 +113,10 @@ def measure(case: Case, isa: Isa, rounds: int) -> dict[str, dict[str, tuple[Sche
 
     chosen = {}
     for kernel, options in case.options.items():
-        tuner = Tuner(case.plan, options, isa, 1)
+        tuner = Tuner(case.plan, options, isa, 1, Packs())
         tuner.measure(tuner.versions(), 2, quiet)
         chosen[kernel] = {name: min(times, key=times.__getitem__) for name, times in tuner.times.items()}
-    final = Tuner(case.plan, {name: [] for name in case.convs}, isa, 1)
+    final = Tuner(case.plan, {name: [] for name in case.convs}, isa, 1, Packs())
     final.measure([[version] for version in chosen.values()], rounds, quiet)
     return {
         kernel: {name: (schedule, final.times[name][schedule]) for name, schedule in version.items()}

@@ -51,6 +51,8 @@ void keep(const Vector (&sums)[SUMS]) {
 // Each pass makes `operands` multiply-adds of whole vectors.
 __attribute__((noinline)) void from_registers(const Vector*, long operands, long passes) {
   Vector sums[SUMS] = {}, factor = sums[0] + 0.999f, shift = sums[0] + 0.001f;
+  // sums that are all alike are one sum to the compiler
+  for (int s = 0; s < SUMS; ++s) sums[s] += 0.01f * static_cast<float>(s);
   for (long pass = 0; pass < passes; ++pass)
     for (long i = 0; i < operands; i += SUMS) {
       for (Vector& sum : sums) sum = sum * factor + shift;

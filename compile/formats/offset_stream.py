@@ -19,6 +19,7 @@ BREAK_EVEN = 0.8
 _SENTINELS = 2  # the kernel fetches the output of two rows ahead
 _LINE = 64
 _WEIGHT_BYTES = 4
+AT_ONCE = 4  # entries that the kernel runs in one go
 
 
 class OffsetStream(msgspec.Struct, frozen=True):
@@ -56,7 +57,7 @@ def pack(weight: NDArray[np.float32], taps: Taps, cut: Cut) -> OffsetStream:
         cut: a row without entries is left out of all chunks but the first and last, which begin and end its sum;
             groups get about equal numbers of entries.
     """
-    order = arrange(weight != 0, taps, cut, _WEIGHT_BYTES)
+    order = arrange(weight != 0, taps, cut, _WEIGHT_BYTES, AT_ONCE)
     return OffsetStream(order.bounds, order.segments, order.rows, weight.reshape(-1)[order.places], order.offsets)
 
 
@@ -84,12 +85,24 @@ class Order(msgspec.Struct, frozen=True):
     offsets: NDArray[np.unsignedinteger[Any]]
 
 
-def arrange(kept: NDArray[np.bool_], taps: Taps, cut: Cut, entry_bytes: int) -> Order:
-    """Put the places of ``kept`` ``(N, C/groups, R, S)`` in order; an entry's weights take ``entry_bytes``."""
+def arrange(kept: NDArray[np.bool_], taps: Taps, cut: Cut, entry_bytes: int, at_once: int = 1) -> Order:
+    """Put the places of ``kept`` ``(N, C/groups, R, S)`` in order.
+
+    Args:
+        kept: where entries are.
+        taps: where each tap lies in the input tensor.
+        cut: see ``pack``.
+        entry_bytes: what an entry's weights take.
+        at_once: a row has a multiple of so many entries in all chunks but the last; what is over waits for the next
+            chunk. The lengths of rows then differ less, so that the processor foresees more of their ends, and a row
+            with next to no entries in a chunk is left out of it.
+    """
     outputs, chunks = len(kept), -(-taps.channels // cut.chunk)
     place = np.flatnonzero(kept)
     row = place // kept[0].size
     chunk = taps.input_channel(kept.shape).reshape(-1)[place] // cut.chunk
+    if at_once > 1:
+        chunk = put_off(np.bincount(row * chunks + chunk, minlength=outputs * chunks).reshape(outputs, chunks), at_once)
     counts = np.bincount(chunk * outputs + row, minlength=chunks * outputs).reshape(chunks, outputs)
     bounds = balanced(counts.sum(0), min(cut.groups, outputs))
     group = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
@@ -100,6 +113,14 @@ def arrange(kept: NDArray[np.bool_], taps: Taps, cut: Cut, entry_bytes: int) -> 
     return Order(np.array(bounds, np.int32), *_rows(counts, bounds, entry_bytes), place, offset.astype(bits))
 
 
+def put_off(counts: NDArray[np.int64], at_once: int) -> NDArray[np.int64]:
+    """The chunk of each entry, in the order of rows, from the ``counts`` ``(rows, chunks)`` of their own chunks."""
+    ends = np.cumsum(counts, axis=1)
+    ends[:, :-1] -= ends[:, :-1] % at_once
+    put_off = np.diff(ends, axis=1, prepend=0)
+    return np.repeat(np.tile(np.arange(counts.shape[1]), len(counts)), put_off.reshape(-1))
+
+
 def balanced(work: NDArray[np.int64], parts: int) -> list[int]:
     """Bounds of ``parts`` non-empty runs of about equal work (each item counts one more, for its fixed cost)."""
     total = np.concatenate(([0], np.cumsum(work + 1)))
@@ -107,6 +128,11 @@ def balanced(work: NDArray[np.int64], parts: int) -> list[int]:
     for part in range(1, parts):
         bounds[part] = min(max(bounds[part], bounds[part - 1] + 1), len(work) - (parts - part))
     return bounds
+
+
+def lines_per_row(size: int, rows: int) -> int:
+    """Cache lines of weights that a row takes on average, of ``size`` bytes of all of them; rounded up."""
+    return -(-size // _LINE // max(rows, 1))
 
 
 def _rows(counts: NDArray[np.int64], bounds: list[int], entry_bytes: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
@@ -122,7 +148,7 @@ def _rows(counts: NDArray[np.int64], bounds: list[int], entry_bytes: int) -> tup
             rows = np.zeros(len(order), ROW)
             rows["channel"], rows["count"] = order, line[order]
             entries = int(rows["count"].sum())
-            lines = -(-entries * entry_bytes // _LINE // max(len(rows), 1))
+            lines = lines_per_row(entries * entry_bytes, len(rows))
             segments[chunk, group] = (row_at, len(rows), entry_at, lines)
             row_at, entry_at = row_at + len(rows), entry_at + entries
             found.append(rows)

@@ -19,7 +19,7 @@ from compile.native.pieces import Piece, literal, tensor_index
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule
 from compile.native.steps import Compute, Gather, Scatter, Step
-from compile.native.weights import WeightFile
+from compile.native.weights import Packs, WeightFile
 from runtime.abi import ABI_VERSION
 from runtime.steps import StepInfo
 
@@ -32,13 +32,14 @@ class Source(msgspec.Struct, frozen=True):
     steps: tuple[StepInfo, ...]
 
 
-def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa) -> Source:
-    """Generate the network; ``schedules`` has one entry per convolution, by output name.
+def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa, packs: Packs | None = None) -> Source:
+    """Generate the network; ``schedules`` has one entry per convolution, by output name; ``packs`` saves packing again.
 
     The text depends on the format and tile of each layer, not on how its weights are cut: sources that differ in
     nothing but ``Schedule.cut`` have the same text, and their weight files fit the same library.
     """
-    file = WeightFile()
+    packs = packs or Packs()
+    file = WeightFile(packs)
     tensors = {name: _tensor_struct(plan, name, file) for name in sorted(plan.clean)}
     pieces = [_piece(plan, step, schedules, file) for step in plan.steps]
     runs = [tuple(pieces[i : i + 1 + (i + 1 in plan.joined)]) for i in range(len(pieces)) if i not in plan.joined]
@@ -48,7 +49,7 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa) -> Source:
         *(_struct(name, dict(constants), "") for constants, name in shapes.items()),
         _network(plan, runs, shapes),
     ]
-    content = _content(plan, body)
+    content = _content(plan, body, packs)
     lines = [
         "// Generated; what the names mean is said in the headers.",
         f"#define ST3_ABI_VERSION {ABI_VERSION}",
@@ -73,12 +74,12 @@ def _shapes(pieces: list[Piece]) -> dict[tuple[tuple[str, str], ...], str]:
     return found
 
 
-def _content(plan: Plan, body: list[str]) -> int:
+def _content(plan: Plan, body: list[str], packs: Packs) -> int:
     """A number that ties a library to the weight files it can run, however their weights are cut."""
     digest = hashlib.sha256("".join(body).encode())
     for step in plan.steps:
         if isinstance(step, Compute) and isinstance(step.node, (Conv, LayerNorm)):
-            digest.update(step.node.weight.tobytes() + step.node.bias.tobytes())
+            digest.update(packs.digest(step.node.weight) + packs.digest(step.node.bias))
     return int.from_bytes(digest.digest()[:8], "little")
 
 

@@ -6,7 +6,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.format import find_format
 from compile.graph import Conv
 from compile.native.geometry import Placement
 from compile.native.kernel_table import KERNELS, cut_array
@@ -30,6 +29,12 @@ class Tiling(msgspec.Struct, frozen=True):
     rows: str
     call: str
     channels: str
+
+    def order(self, target: Placement) -> str:
+        """C++ of a task's block and part: neighbouring tasks, mostly one thread's, write to places near each other."""
+        if target.by_channel:
+            return f"const int part = task / {self.tasks}, block = task % {self.tasks};"
+        return "const int block = task / parts, part = task % parts;"
 
 
 def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: WeightFile) -> Piece:
@@ -56,7 +61,7 @@ def conv_piece(
     window, target = step.window, plan.tensors[node.output]
     assert window is not None
     kernel = KERNELS[schedule.format]
-    packed = find_format(schedule.format).pack(node.weight, _taps(plan, step, node, window), schedule.cut)
+    packed = file.packs.pack(schedule.format, node.weight, _taps(plan, step, node, window), schedule.cut)
     arrays = ", ".join(array(kind, file.add(content)) for kind, content in kernel.arrays(packed))
     constants = constants | kernel.constants(packed)
     operands = _operands(step, node)
@@ -74,7 +79,7 @@ def conv_piece(
         f"            {array('float', file.add(bias))}, low, high}}"
     )
     body = (
-        "        const int block = task / parts, part = task % parts;\n"
+        f"        {tiling.order(target)}\n"
         "        const int low = cut.groups * part / parts, high = cut.groups * (part + 1) / parts;\n"
         f"        {tiling.call.format(call)};\n" + exchange(plan, node.output, done, tiling.channels)
     )

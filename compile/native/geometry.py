@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from compile.graph import Shape
 
-# Vectors. In [row][channel] order the rows of a small map are a power of two apart and fall into the same cache sets.
-SMALL_MAP = 28
+# Vectors. Larger maps are cut by rows, each thread its own, so that a thread's part should lie together.
+SMALL_MAP = 8
 
 
 class Geometry(msgspec.Struct, frozen=True):
@@ -166,7 +166,7 @@ def candidates(shape: Shape, lanes: int, images: int) -> list[Geometry]:
         for down in range(1, min(lanes // images, height) + 1)
         for across in range(1, min(lanes // images // down, width) + 1)
     ]
-    return sorted(found, key=lambda g: (g.rows * g.columns, g.rows + g.columns, g.lane_rows))
+    return sorted(found, key=lambda g: (g.rows * g.columns, g.rows + g.columns, g.rows))
 
 
 def channel_geometry(size: tuple[int, int], lanes: int) -> Geometry:

@@ -50,6 +50,16 @@ def _stream_arrays(packed: Any) -> Arrays:
     )
 
 
+def _pair_arrays(packed: Any) -> Arrays:
+    return (
+        ("Segment", packed.segments),
+        ("Pair", packed.pairs),
+        ("float", packed.weights),
+        ("Offset<S>", packed.offsets),
+        ("int32_t", packed.offset_starts),
+    )
+
+
 def _stream_constants(packed: Any) -> dict[str, str]:
     return {"int OFFSET_BITS": str(8 * packed.offsets.itemsize)}
 
@@ -74,6 +84,15 @@ KERNELS: dict[str, Kernel] = {
             arrays=_stream_arrays,
             constants=_stream_constants,
             registers=lambda vectors, _: vectors + 2,  # the sums, a weight and an operand
+        ),
+        Kernel(
+            name="pair_stream",
+            type="PairStream",
+            blocks=(2,),
+            grouped=False,
+            arrays=_pair_arrays,
+            constants=_stream_constants,
+            registers=lambda vectors, block: vectors * block + block + 1,
         ),
         Kernel(
             name="block_stream",

@@ -43,6 +43,9 @@ _FMA_CYCLES = 0.5
 _ROW_CYCLES = 10.0
 _GROUPS = 8
 _L1_SHARE = 0.9
+_SHARED = 0.6  # of a weight's loads that its pair saves, times the density
+_PAIR_CYCLES = 5.0
+_PAIR_GROUP = 64  # output channels among which pairs are sought
 
 
 def candidates(plan: Plan, step: Compute, isa: Isa, l1: int) -> list[Schedule]:
@@ -148,12 +151,18 @@ def _cost(
     footprint = reach_rows * reach_columns * chunk * source.vector
     fma = _L1_FMA_CYCLES if footprint <= _L1_SHARE * l1 else _L2_FMA_CYCLES
     per_tap, per_row = _tap_and_row(form, vectors, block, fma)
-    steps = nonzeros / block
+    if form == "pair_stream":
+        # what two channels have in common is loaded once, but fewer loops' ends are foreseen
+        shared = max(_FMA_CYCLES, fma * (1 - _SHARED * nonzeros / conv.weight.size))
+        per_tap, per_row = _tap_and_row(form, vectors, 1, shared)
+        per_row += _PAIR_CYCLES
+    steps = nonzeros if form == "pair_stream" else nonzeros / block
     sums = outputs * chunks * per_row
     fill = chunks * footprint / 32 + (nonzeros * 8 / block) / 16
     cycles = tiles * (steps * per_tap + sums + fill)
-    groups = max(1, min(_GROUPS, outputs // (8 * block)))
-    return Schedule(form, reason, rows, columns, Cut(chunk, groups, block), cycles)
+    least = _PAIR_GROUP if form == "pair_stream" else 8 * block
+    groups = max(1, min(_GROUPS, outputs // least))
+    return Schedule(form, reason, rows, columns, Cut(chunk, groups, tile[2]), cycles)
 
 
 def _tap_and_row(form: str, vectors: int, block: int, fma: float) -> tuple[float, float]:

@@ -23,10 +23,11 @@ from compile.native.plan import Plan
 from compile.native.schedule import Schedule, options, without_joins
 from compile.native.toolchain import build_library
 from compile.native.trial import open_library, step_times
+from compile.native.weights import Packs
 
 Progress = Callable[[str], None]
 
-_CODES = 6  # kernels and tiles per layer that are compiled
+_CODES = 7  # kernels and tiles per layer that are compiled
 _FINALISTS = 3
 _REPEATS = 4
 _FINAL_ROUNDS = 6
@@ -36,10 +37,11 @@ _COMPILERS = 2
 class Tuner:
     """Measures versions of one plan; ``options`` are each layer's schedules by output name, the model's best first."""
 
-    def __init__(self, plan: Plan, options: dict[str, list[Schedule]], isa: Isa, threads: int) -> None:
+    def __init__(self, plan: Plan, options: dict[str, list[Schedule]], isa: Isa, threads: int, packs: Packs) -> None:
         self.plan, self.options, self.isa, self.threads = plan, options, isa, threads
         self.times: dict[str, dict[Schedule, float]] = {name: {} for name in options}
         self.position = plan.positions()
+        self.packs = packs
 
     def versions(self) -> list[list[dict[str, Schedule]]]:
         """Per set of codes the versions that one library runs: the same codes, each with all its chunk sizes."""
@@ -57,18 +59,15 @@ class Tuner:
             libraries = []
             with ThreadPoolExecutor(_COMPILERS) as pool:
                 jobs = [
-                    pool.submit(compile_version, self.plan, versions[0], self.isa, Path(folder) / f"{i}")
+                    pool.submit(compile_version, self.plan, versions[0], self.isa, Path(folder) / f"{i}", self.packs)
                     for i, versions in enumerate(groups)
                 ]
                 for done, job in enumerate(jobs, start=1):
                     libraries.append(open_library(job.result()))
                     report(f"tuning: compiled {done} of {len(groups)} versions")
             turns = [(i, version) for _ in range(rounds) for i, versions in enumerate(groups) for version in versions]
-            packed: dict[int, bytes] = {}  # what every round runs is packed once
             for done, (index, version) in enumerate(turns, start=1):
-                weights = packed.get(id(version)) or emit(self.plan, version, self.isa).weights
-                if rounds > 1:
-                    packed[id(version)] = weights
+                weights = emit(self.plan, version, self.isa, self.packs).weights
                 times = step_times(libraries[index], weights, self.plan, self.threads, _REPEATS)
                 self._note(version, times)
                 report(f"tuning: measured {done} of {len(turns)} versions")
@@ -84,10 +83,10 @@ class Tuner:
         return [[{name: best[min(i, len(best) - 1)] for name, best in ranked.items()}] for i in range(_FINALISTS)]
 
 
-def compile_version(plan: Plan, version: dict[str, Schedule], isa: Isa, stem: Path) -> Path:
+def compile_version(plan: Plan, version: dict[str, Schedule], isa: Isa, stem: Path, packs: Packs) -> Path:
     """Build one library at ``stem``; its path."""
     text, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
-    text.write_text(emit(plan, version, isa).text, encoding="utf-8")
+    text.write_text(emit(plan, version, isa, packs).text, encoding="utf-8")
     build_library(text, library, isa)
     return library
 
@@ -113,22 +112,29 @@ def tune(plan: Plan, isa: Isa, threads: int, l1: int, report: Progress) -> tuple
     if all(key in known.schedules for key in keys.values()) and pairs in known.joins:
         remembered = {name: known.schedules[key] for name, key in keys.items()}
         return (plan if known.joins[pairs] else without_joins(plan)), _with_reasons(remembered, ranked)
-    first = Tuner(apart, ranked, isa, crew)
+    packs = Packs()
+    first = Tuner(apart, ranked, isa, crew, packs)
     first.measure(first.versions(), 1, report)
-    last = Tuner(apart, first.options, isa, crew)
+    last = Tuner(apart, first.options, isa, crew, packs)
     last.measure(first.finalists(), _FINAL_ROUNDS, report)
     chosen = {}
     for name, times in last.times.items():
         best = min(times, key=times.__getitem__)
         chosen[name] = msgspec.structs.replace(best, reason=_measured(best, times[best], first.times[name]))
-    pays = bool(plan.joined) and _faster_joined(joined, apart, chosen, isa, crew, report)
+    pays = bool(plan.joined) and _faster_joined(joined, apart, chosen, isa, crew, packs, report)
     found = tuning_cache.Known({keys[name]: schedule for name, schedule in chosen.items()}, {pairs: pays})
     tuning_cache.write(found)
     return (plan if pays else without_joins(plan)), _with_reasons(chosen, ranked)
 
 
 def _faster_joined(
-    joined: Plan, apart: Plan, chosen: dict[str, Schedule], isa: Isa, threads: int, report: Progress
+    joined: Plan,
+    apart: Plan,
+    chosen: dict[str, Schedule],
+    isa: Isa,
+    threads: int,
+    packs: Packs,
+    report: Progress,
 ) -> bool:
     report("tuning: trying joined layers")
     with tempfile.TemporaryDirectory(prefix="st3-tune-") as folder:
@@ -137,9 +143,9 @@ def _faster_joined(
             stems = [Path(folder) / str(i) for i in range(len(plans))]
             libraries = [
                 open_library(path)
-                for path in pool.map(lambda plan, stem: compile_version(plan, chosen, isa, stem), plans, stems)
+                for path in pool.map(lambda plan, stem: compile_version(plan, chosen, isa, stem, packs), plans, stems)
             ]
-        weights = [emit(plan, chosen, isa).weights for plan in plans]
+        weights = [emit(plan, chosen, isa, packs).weights for plan in plans]
         totals: list[list[float]] = [[], []]
         for _ in range(_FINAL_ROUNDS):
             for i, plan in enumerate(plans):

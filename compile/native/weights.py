@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from compile.format import Cut, find_format
+from compile.native.taps import Taps
 from runtime.abi import WEIGHT_MAGIC
 
 _ALIGN = 64
+
+
+class Packs:
+    """Packed weights and their digests, each made once: the tuner emits one network in many versions.
+
+    Weights are told apart by where they are, so this must not outlive them.
+    """
+
+    def __init__(self) -> None:
+        self._packed: dict[tuple[int, str, Taps, Cut], Any] = {}
+        self._digests: dict[int, bytes] = {}
+
+    def pack(self, form: str, weight: NDArray[np.float32], taps: Taps, cut: Cut) -> Any:
+        """``weight`` in a format."""
+        key = (id(weight), form, taps, cut)
+        if key not in self._packed:
+            self._packed[key] = find_format(form).pack(weight, taps, cut)
+        return self._packed[key]
+
+    def digest(self, weight: NDArray[np.float32]) -> bytes:
+        """SHA-256 of a weight's bytes."""
+        if id(weight) not in self._digests:
+            self._digests[id(weight)] = hashlib.sha256(np.ascontiguousarray(weight).data).digest()
+        return self._digests[id(weight)]
 
 
 class WeightFile:
@@ -16,7 +45,8 @@ class WeightFile:
     The code knows numbers, not offsets, so that one library can run weights that were packed in different ways.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, packs: Packs) -> None:
+        self.packs = packs
         self._parts: list[bytes] = []
 
     def add(self, array: NDArray[np.generic]) -> int:

@@ -21,6 +21,7 @@ from compile.native.schedule import options, without_joins
 from compile.native.select import choose_plan
 from compile.native.toolchain import build_library
 from compile.native.trial import aligned, open_library
+from compile.native.weights import Packs
 from compile.passes.simplify import simplify
 from runtime.engine import load
 
@@ -75,7 +76,7 @@ def test_a_dense_network_is_tuned_too(compiler: Compiler, batch_size: int) -> No
 def test_weights_that_are_not_aligned_are_refused(tmp_path: Path) -> None:
     plan, isa = plan_of(two_layers(), (3, 13, 11)), isa_for("native")
     version = {name: ranked[0] for name, ranked in options(plan, isa, L1).items()}
-    library = open_library(tune.compile_version(plan, version, isa, tmp_path / "library"))
+    library = open_library(tune.compile_version(plan, version, isa, tmp_path / "library", Packs()))
     weights = emit(plan, version, isa).weights
     content = aligned(bytes(16) + weights)[16:]
     error = ctypes.create_string_buffer(256)
@@ -163,12 +164,12 @@ def test_every_candidate_of_the_first_codes_computes_the_same(tmp_path: Path) ->
     prune_randomly(module, 0.4)
     isa = isa_for("native")
     plan = without_joins(plan_of(module, shape))
-    tuner = tune.Tuner(plan, options(plan, isa, L1), isa, 1)
+    tuner = tune.Tuner(plan, options(plan, isa, L1), isa, 1, Packs())
     inputs = np.random.default_rng(1).standard_normal((1, *shape)).astype(np.float32)
     with torch.no_grad():
         expected = module.eval()(torch.from_numpy(inputs)).numpy()
     for index, versions in enumerate(tuner.versions()[:3]):
-        library = open_library(tune.compile_version(plan, versions[0], isa, tmp_path / str(index)))
+        library = open_library(tune.compile_version(plan, versions[0], isa, tmp_path / str(index), Packs()))
         for version in versions:
             weights = aligned(emit(plan, version, isa).weights)
             handle = library.st3_open(weights.ctypes.data, weights.size, 2, None, 0)

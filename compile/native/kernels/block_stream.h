@@ -19,10 +19,11 @@ constexpr bool FAR_INPUT = Step::X_ROW * Step::ROWS > 1 << 20;
 
 template <class Step, int ROWS, int COLUMNS>
 static inline void accumulate_block(vec (&sum)[Step::BLOCK][ROWS * COLUMNS], const float* weight, const char* x) {
+  x = held(x);
 #pragma GCC unroll 32
   for (int p = 0; p < ROWS * COLUMNS; p++) {
     const char* at = x + (p / COLUMNS) * Step::X_ROW + (p % COLUMNS) * Step::X_COLUMN;
-    const vec operand = load(at);
+    const vec operand = held(load(at));
     if constexpr (FAR_INPUT<Step>) __builtin_prefetch(at + COLUMNS * Step::X_COLUMN, 0, 2);
 #pragma GCC unroll 4
     for (int o = 0; o < Step::BLOCK; o++) sum[o][p] += operand * weight[o];

@@ -50,7 +50,7 @@ class Model {
     arenas_ = static_cast<char**>(calloc(crews(), sizeof(char*)));
     if (arenas_ == nullptr) return false;
     for (int i = 0; i < crews(); i++) {
-      arenas_[i] = zeroed(ARENA + Crew::bytes(Network::STEPS));
+      arenas_[i] = zeroed(ARENA + Crew::bytes(crew_size(), Network::STEPS));
       if (arenas_[i] == nullptr) return false;
     }
     return team_.start();
@@ -63,13 +63,13 @@ class Model {
       next_.store(0, std::memory_order_relaxed);
       team_.run([&](int thread) {
         for (int group; (group = next_.fetch_add(1, std::memory_order_relaxed)) < Network::GROUPS;)
-          run_group(thread, group, input, output, step_ns);
+          run_group(0, thread, group, input, output, step_ns);
       });
       for (int i = 0; step_ns != nullptr && i < Network::STEPS; i++) step_ns[i] /= threads_;
     } else {
       for (int group = 0; group < Network::GROUPS; group++) {
-        crew(0).reset();
-        team_.run([&](int thread) { run_group(0, group, input, output, thread == 0 ? step_ns : nullptr); });
+        crew(0, 0).reset();
+        team_.run([&](int thread) { run_group(thread, 0, group, input, output, thread == 0 ? step_ns : nullptr); });
       }
     }
     busy_.clear(std::memory_order_release);
@@ -81,13 +81,15 @@ class Model {
   static constexpr size_t ARENA = (Network::ARENA + 63) / 64 * 64;
 
   int crews() const { return apart_ ? threads_ : 1; }
-  Crew crew(int index, Clock* clock = nullptr) const {
-    return Crew(apart_ ? 1 : threads_, Network::STEPS, arenas_[index] + ARENA, clock);
+  int crew_size() const { return apart_ ? 1 : threads_; }
+  Crew crew(int self, int index, Clock* clock = nullptr) const {
+    return Crew(self, crew_size(), Network::STEPS, arenas_[index] + ARENA, clock);
   }
 
-  void run_group(int index, int group, const float* input, float* output, uint64_t* step_ns) {
+  // Thread `self` of crew `index`.
+  void run_group(int self, int index, int group, const float* input, float* output, uint64_t* step_ns) {
     Clock clock{step_ns, step_ns != nullptr ? Clock::now() : 0};
-    Crew mine = crew(index, step_ns != nullptr ? &clock : nullptr);
+    Crew mine = crew(self, index, step_ns != nullptr ? &clock : nullptr);
     Network::run(weights_, mine, arenas_[index], input + group * Network::INPUT_FLOATS,
                  output + group * Network::OUTPUT_FLOATS);
   }

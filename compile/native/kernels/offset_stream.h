@@ -21,8 +21,8 @@ struct Segment {
 
 // Calls call.template operator()<FIRST, LAST>(begin, end, first segment) for the rows of each chunk of groups [low, high),
 // which lie one after another.
-template <class Call>
-static inline void each_segment(const Segment* segments, const Row* rows, const Cut& cut, int low, int high, Call call) {
+template <class Any, class Call>
+static inline void each_segment(const Segment* segments, const Any* rows, const Cut& cut, int low, int high, Call call) {
   for (int chunk = 0; chunk < cut.chunks; chunk++) {
     const Segment& first = segments[chunk * cut.groups + low];
     const Segment& last = segments[chunk * cut.groups + high - 1];
@@ -59,9 +59,10 @@ constexpr int PARTS = VECTORS >= 8 ? 1 : VECTORS >= 4 ? 2 : 4;
 
 template <class Step, int ROWS, int COLUMNS>
 static inline void accumulate(vec (&sum)[ROWS * COLUMNS], float weight, const char* x) {
+  const char* at = held(x);
 #pragma GCC unroll 32
   for (int p = 0; p < ROWS * COLUMNS; p++)
-    sum[p] += load(x + (p / COLUMNS) * Step::X_ROW + (p % COLUMNS) * Step::X_COLUMN) * weight;
+    sum[p] += load(at + (p / COLUMNS) * Step::X_ROW + (p % COLUMNS) * Step::X_COLUMN) * weight;
 }
 
 // Four entries; their offsets take one load where they have 16 bits: loads are what a tile of few vectors waits for.

@@ -1,5 +1,9 @@
 // Threads that go through the network's steps together.
 //
+// Each thread begins with its own share of a step's tasks, neighbours of each other and the same share at every step: so
+// it mostly reads what it wrote itself, and what another wrote must come from that core's cache. Whoever is done takes
+// what is left of the others' shares.
+//
 // Nobody ever waits for a thread that has no work in hand: tasks are handed out one by one, a step is over when its
 // tasks are done, and a thread that the system woke late or took away between tasks finds them taken and catches up.
 //
@@ -58,17 +62,15 @@ struct Clock {
 // Counts the tasks of each step of one run. A crew is the whole team, or one thread on its own.
 class Crew {
  public:
-  static size_t bytes(int steps) { return steps * sizeof(Counter); }
-  // `memory` is bytes(steps) of zeroes, aligned to a cache line; `clock` is null, or times this thread's steps.
-  Crew(int size, int steps, void* memory, Clock* clock)
-      : counters_(static_cast<Counter*>(memory)), clock_(clock), size_(size), steps_(steps) {}
+  static size_t bytes(int size, int steps) { return sizeof(Counter) * (size + 1) * steps; }
+  // For thread `self` of `size`; `memory` is bytes(size, steps) of zeroes, aligned to a cache line, and the same for all
+  // of them; `clock` is null, or times this thread's steps.
+  Crew(int self, int size, int steps, void* memory, Clock* clock)
+      : counters_(static_cast<Counter*>(memory)), clock_(clock), self_(self), size_(size), steps_(steps) {}
 
   // Before a run, while no thread is in it.
   void reset() {
-    for (int i = 0; i < steps_; i++) {
-      counters_[i].next.store(0, std::memory_order_relaxed);
-      counters_[i].done.store(0, std::memory_order_relaxed);
-    }
+    for (int i = 0; i < steps_ * (size_ + 1); i++) counters_[i].value.store(0, std::memory_order_relaxed);
   }
 
   // Into how many parts each of `blocks` pieces of work is cut, `most` at the most, so that all threads are busy to the
@@ -96,21 +98,30 @@ class Crew {
       for (int i = 0; i < count; i++) task(i);
       return;
     }
-    Counter& counter = counters_[step];
-    for (int i; (i = counter.next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-      task(i);
-      counter.done.fetch_add(1, std::memory_order_release);
+    Counter* const taken = counters_ + step * (size_ + 1);
+    std::atomic<int>& done = taken[size_].value;
+    for (int i = 0; i < size_; i++) {
+      const int owner = (self_ + i) % size_;
+      const int first = static_cast<long>(count) * owner / size_, end = static_cast<long>(count) * (owner + 1) / size_;
+      std::atomic<int>& mine = taken[owner].value;
+      // looked at before it is written: a late thread must not take the line from those at work
+      while (mine.load(std::memory_order_relaxed) < end - first) {
+        const int next = first + mine.fetch_add(1, std::memory_order_relaxed);
+        if (next >= end) break;
+        task(next);
+        done.fetch_add(1, std::memory_order_release);
+      }
     }
-    spin_until([&] { return counter.done.load(std::memory_order_acquire) == count; });
+    spin_until([&] { return done.load(std::memory_order_acquire) == count; });
   }
 
+  // Per step one for each thread's share, of tasks taken, and one of tasks done.
   struct alignas(64) Counter {
-    std::atomic<int> next{0};
-    alignas(64) std::atomic<int> done{0};
+    std::atomic<int> value{0};
   };
   Counter* counters_;
   Clock* clock_;
-  int size_, steps_;
+  int self_, size_, steps_;
 };
 
 // Threads that sleep between runs. The caller of run() is thread 0; the others join a run while it is open.

@@ -26,4 +26,22 @@ static inline void store(char* at, vec value) { *reinterpret_cast<vec*>(at) = va
 static inline vec splat(float value) { return value - vec{}; }  // x - 0 is x, for -0 too
 static inline vec splat(vec value) { return value; }
 
+// The same value, in a register: what several multiply-adds share g++ otherwise loads again for each of them.
+static inline vec held(vec value) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(value));
+#elif defined(__AVX__)
+  asm("" : "+x"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+  return value;
+}
+
+// The same address, in one register: a multiply-add whose operand lies at the sum of two takes twice the processor's room.
+static inline const char* held(const char* address) {
+  asm("" : "+r"(address));
+  return address;
+}
+
 }  // namespace st3
