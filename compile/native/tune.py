@@ -27,7 +27,7 @@ from compile.native.weights import Packs
 
 Progress = Callable[[str], None]
 
-_CODES = 7  # kernels and tiles per layer that are compiled
+_CODES = 6  # kernels and tiles per layer that are compiled
 _FINALISTS = 3
 _REPEATS = 4
 _FINAL_ROUNDS = 6

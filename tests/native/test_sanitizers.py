@@ -87,7 +87,11 @@ def test_every_format(tmp_path: Path, batch_size: int) -> None:
     torch.manual_seed(0)
     dense, sparse = nn.Conv2d(3, 21, 3, padding=1), prune_randomly(nn.Conv2d(21, 18, 3, padding=1), 0.2)
     blocks = prune_randomly(nn.Conv2d(18, 10, 1), 0.3, block=4)  # the last block is not full
-    mixed = nn.Sequential(dense, nn.ReLU(), sparse, nn.ReLU(), blocks, nn.Conv2d(10, 7, 1), nn.AvgPool2d(2))
+    grouped = prune_randomly(nn.Conv2d(18, 18, 1, groups=2), 0.2)  # only offset_stream takes it
+    # the denser a layer, the more taps a pair of channels has in common
+    paired = prune_randomly(nn.Conv2d(10, 65, 3), 0.6)
+    last = nn.Conv2d(65, 7, 1)
+    mixed = nn.Sequential(dense, nn.ReLU(), sparse, nn.ReLU(), grouped, blocks, paired, last, nn.AvgPool2d(2))
     kernels = set()
     # a network of dense weights alone has channels in the lanes where few pictures share a vector
     for size, module in ((batch_size, mixed), (1, prune_randomly(small_network(), 1.0))):
