@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ROUNDS = 25
 TURN_S = 0.15
 WARM_LIMIT_S = 3.0  # three calls of a batch of 16 take almost as long, and it takes two windows of them to agree
-WIDTH = 140
+WIDTH = 180
 
 
 @click.command()

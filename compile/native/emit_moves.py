@@ -9,9 +9,11 @@ from compile.native.steps import Gather, Scatter
 from compile.native.weights import WeightFile
 from runtime.steps import StepInfo
 
+_RUN = 32  # channels of a task
+
 
 def emit_gather(plan: Plan, step: Gather, file: WeightFile) -> Piece:
-    """A relayout: one task per row of the target, halo included."""
+    """A relayout: one task per row of the target, halo included, and run of 32 channels."""
     target = plan.tensors[step.target]
     shape = plan.graph.shapes[step.source]
     source = shape if step.plain else plan.tensors[step.source]
@@ -21,17 +23,20 @@ def emit_gather(plan: Plan, step: Gather, file: WeightFile) -> Piece:
     place = "reinterpret_cast<const char*>(input)" if step.plain else f"arena + {plan.offsets[step.source]}"
     constants = {
         "int FLOATS": str(target.width * target.geometry.lanes),
-        "int CHANNELS": str(target.channels),
         "long SOURCE_CHANNEL": str(stride),
         "long TARGET_CHANNEL": str(target.channel_stride),
         "long TARGET_ROW": str(target.row_stride),
         "float FILL": literal(target.fill),
     }
+    runs = -(-target.channels // _RUN)
     body = (
+        f"      const int low = task % {runs} * {_RUN};\n"
+        f"      const int high = low + {_RUN} < {target.channels} ? low + {_RUN} : {target.channels};\n"
         f"      gather_row<S>({place}, arena + {plan.offsets[step.target]},\n"
-        f"          {array('int32_t', file.add(table))}, task);\n"
+        f"          {array('int32_t', file.add(table))}, task / {runs}, low, high);\n"
     )
-    return Piece(StepInfo(step.target, "relayout"), constants, str(table.shape[0]), body, f"relayout of {step.source}")
+    tasks = str(table.shape[0] * runs)
+    return Piece(StepInfo(step.target, "relayout"), constants, tasks, body, f"relayout of {step.source}")
 
 
 def emit_scatter(plan: Plan, step: Scatter, file: WeightFile) -> Piece:

@@ -4,13 +4,13 @@
 
 namespace st3 {
 
-// Fills rows [row, row + 1) of a tensor, halo included. `index` holds, for each of the FLOATS of a row (vectors times
+// Fills a row of a tensor's channels [low, high), halo included. `index` holds, for each of the FLOATS of a row (vectors times
 // lanes), the float offset inside the source's channel, or -1 where no pixel lies: there `FILL` is written.
 template <class Step>
-static inline void gather_row(const char* source, char* target, const int32_t* index, int row) {
+static inline void gather_row(const char* source, char* target, const int32_t* index, int row, int low, int high) {
   const int32_t* line = index + static_cast<long>(row) * Step::FLOATS;
   char* out = target + row * Step::TARGET_ROW;
-  for (int channel = 0; channel < Step::CHANNELS; channel++) {
+  for (int channel = low; channel < high; channel++) {
     const float* in = reinterpret_cast<const float*>(source + channel * Step::SOURCE_CHANNEL);
     float* to = reinterpret_cast<float*>(out + channel * Step::TARGET_CHANNEL);
 #pragma GCC ivdep
