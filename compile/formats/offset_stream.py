@@ -109,16 +109,20 @@ def arrange(kept: NDArray[np.bool_], taps: Taps, cut: Cut, entry_bytes: int, at_
     # rows of one length follow each other; a stable sort keeps the entries of a row in the order of their offsets
     place = place[np.lexsort((row, -counts[chunk, row], group[row], chunk))]
     offset = taps.offsets(kept.shape).reshape(-1)[place] // taps.vector
-    bits = np.uint16 if taps.reach(kept.shape) < 2**16 * taps.vector else np.uint32
-    return Order(np.array(bounds, np.int32), *_rows(counts, bounds, entry_bytes), place, offset.astype(bits))
+    rows = _rows(counts, bounds, entry_bytes)
+    return Order(np.array(bounds, np.int32), *rows, place, narrowed(offset, taps, kept.shape))
+
+
+def narrowed(offset: NDArray[np.int64], taps: Taps, shape: tuple[int, ...]) -> NDArray[np.unsignedinteger[Any]]:
+    """Offsets in vectors, in 16 bits where every tap of the layer is that near, else in 32."""
+    return offset.astype(np.uint16 if taps.reach(shape) < 2**16 * taps.vector else np.uint32)
 
 
 def put_off(counts: NDArray[np.int64], at_once: int) -> NDArray[np.int64]:
     """The chunk of each entry, in the order of rows, from the ``counts`` ``(rows, chunks)`` of their own chunks."""
     ends = np.cumsum(counts, axis=1)
     ends[:, :-1] -= ends[:, :-1] % at_once
-    put_off = np.diff(ends, axis=1, prepend=0)
-    return np.repeat(np.tile(np.arange(counts.shape[1]), len(counts)), put_off.reshape(-1))
+    return np.repeat(np.tile(np.arange(counts.shape[1]), len(counts)), np.diff(ends, axis=1, prepend=0).reshape(-1))
 
 
 def balanced(work: NDArray[np.int64], parts: int) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.format import Cut
-from compile.formats.offset_stream import AT_ONCE, BREAK_EVEN, SEGMENT, balanced, lines_per_row, put_off
+from compile.formats.offset_stream import AT_ONCE, BREAK_EVEN, SEGMENT, balanced, lines_per_row, narrowed, put_off
 from compile.native.taps import Taps
 
 PAIR = np.dtype([(name, "<i4") for name in ("first", "second", "both", "each", "extra")])
@@ -81,13 +81,12 @@ def pack(weight: NDArray[np.float32], taps: Taps, cut: Cut) -> PairStream:
             weights.append(entries)
             offsets.append(at)
     sentinel = np.array([(bounds[-1] - 1, bounds[-1] - 1, 0, 0, 0)], PAIR)
-    bits = np.uint16 if taps.reach(kept.shape) < 2**16 * taps.vector else np.uint32
     return PairStream(
         np.array(bounds, np.int32),
         segments,
         np.concatenate([*pairs, sentinel]),
         np.concatenate(weights),
-        np.concatenate(offsets).astype(bits),
+        narrowed(np.concatenate(offsets), taps, kept.shape),
         offset_starts.reshape(-1),
     )
 

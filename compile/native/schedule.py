@@ -150,19 +150,20 @@ def _cost(
     reach_columns = (columns - 1) * window.stride[1] + (kernel_columns - 1) * window.dilation[1] + 1
     footprint = reach_rows * reach_columns * chunk * source.vector
     fma = _L1_FMA_CYCLES if footprint <= _L1_SHARE * l1 else _L2_FMA_CYCLES
-    per_tap, per_row = _tap_and_row(form, vectors, block, fma)
     if form == "pair_stream":
         # what two channels have in common is loaded once, but fewer loops' ends are foreseen
         shared = max(_FMA_CYCLES, fma * (1 - _SHARED * nonzeros / conv.weight.size))
         per_tap, per_row = _tap_and_row(form, vectors, 1, shared)
         per_row += _PAIR_CYCLES
-    steps = nonzeros if form == "pair_stream" else nonzeros / block
+        steps, group = float(nonzeros), _PAIR_GROUP
+    else:
+        per_tap, per_row = _tap_and_row(form, vectors, block, fma)
+        steps, group = nonzeros / block, 8 * block
     sums = outputs * chunks * per_row
     fill = chunks * footprint / 32 + (nonzeros * 8 / block) / 16
     cycles = tiles * (steps * per_tap + sums + fill)
-    least = _PAIR_GROUP if form == "pair_stream" else 8 * block
-    groups = max(1, min(_GROUPS, outputs // least))
-    return Schedule(form, reason, rows, columns, Cut(chunk, groups, tile[2]), cycles)
+    groups = max(1, min(_GROUPS, outputs // group))
+    return Schedule(form, reason, rows, columns, Cut(chunk, groups, block), cycles)
 
 
 def _tap_and_row(form: str, vectors: int, block: int, fma: float) -> tuple[float, float]:
