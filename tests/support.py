@@ -60,6 +60,16 @@ def prune_randomly(module: nn.Module, density: float, seed: int = 0, block: int 
     return module
 
 
+def assert_same_bits(artifact: Artifact, inputs: np.ndarray, repeats: int) -> None:
+    """Any number of threads gives the same bits, each time."""
+    results = []
+    for threads in (1, 2, 3, 7):
+        engine = load(artifact.folder, threads)
+        results += [engine.run({"input": inputs})["output"] for _ in range(repeats)]
+        engine.close()
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
 class Compiler:
     """Builds artifacts in a temporary folder."""
 

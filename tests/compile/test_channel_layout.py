@@ -12,7 +12,7 @@ import torch
 import torchvision
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import Compiler, capture_module, prune_randomly
+from support import Compiler, assert_same_bits, capture_module, prune_randomly
 from torch import nn
 
 import compile.native.select
@@ -22,7 +22,6 @@ from compile.native.isa import ISAS
 from compile.passes.fuse_epilogue import fuse_epilogue
 from runtime.abi import STEPS_FILE, batch_folder
 from runtime.artifact import Artifact
-from runtime.engine import load
 from runtime.machine import cpu_flags
 from runtime.steps import StepInfo
 
@@ -117,12 +116,7 @@ def test_any_number_of_threads_gives_the_same_bits(compiler: Compiler, batch_siz
     artifact = compiler.artifact(ragged_network(), (3, 64, 64), batch_size)
     assert kernels(artifact, batch_size) == {"dense_channels"}
     inputs = np.random.default_rng(3).standard_normal((batch_size, 3, 64, 64)).astype(np.float32)
-    results = []
-    for threads in (1, 2, 3, 7):
-        engine = load(artifact.folder, threads)
-        results += [engine.run({"input": inputs})["output"] for _ in range(10)]
-        engine.close()
-    assert all(np.array_equal(result, results[0]) for result in results)
+    assert_same_bits(artifact, inputs, 10)
 
 
 @pytest.mark.usefixtures("always")

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from hypothesis import HealthCheck, given, settings
 from networks import RUNNABLE, convolutions, small_network
-from support import Compiler, capture_module, prune_randomly
+from support import Compiler, assert_same_bits, capture_module, prune_randomly
 from torch import nn
 
 from compile.from_torch import read_graph
@@ -128,12 +128,7 @@ def test_any_number_of_threads_gives_the_same_bits(compiler: Compiler, batch_siz
     module = prune_randomly(small_network(), 0.2)
     artifact = compiler.artifact(module, (3, 32, 32), batch_size)
     inputs = np.random.default_rng(3).standard_normal((batch_size, 3, 32, 32)).astype(np.float32)
-    results = []
-    for threads in (1, 2, 3, 7):
-        engine = load(artifact.folder, threads)
-        results += [engine.run({"input": inputs})["output"] for _ in range(20)]
-        engine.close()
-    assert all(np.array_equal(result, results[0]) for result in results)
+    assert_same_bits(artifact, inputs, 20)
 
 
 def test_one_engine_in_two_threads_answers_right_or_refuses(compiler: Compiler) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import RUNNABLE
-from support import Compiler, capture_module, prune_randomly
+from support import Compiler, assert_same_bits, capture_module, prune_randomly
 from torch import Tensor, nn
 
 from compile.from_torch import read_graph
@@ -16,7 +16,6 @@ from compile.native.geometry import candidates
 from compile.native.plan import Plan, make_plan
 from compile.native.steps import Compute
 from compile.passes.simplify import simplify
-from runtime.engine import load
 
 
 class Excited(nn.Module):
@@ -105,12 +104,7 @@ def test_any_number_of_threads_gives_the_same_bits(compiler: Compiler, batch_siz
     module = nn.Sequential(prune_randomly(Excited(), 0.4), nn.Conv2d(7, 3, 1), prune_randomly(Joined(), 0.4))
     artifact = compiler.artifact(module, (3, 24, 20), batch_size)
     inputs = np.random.default_rng(3).standard_normal((batch_size, 3, 24, 20)).astype(np.float32)
-    results = []
-    for threads in (1, 2, 3, 7):
-        engine = load(artifact.folder, threads)
-        results += [engine.run({"input": inputs})["output"] for _ in range(10)]
-        engine.close()
-    assert all(np.array_equal(result, results[0]) for result in results)
+    assert_same_bits(artifact, inputs, 10)
 
 
 def test_a_large_offset_costs_layer_norm_no_digits(compiler: Compiler) -> None:
