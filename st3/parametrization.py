@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias, final
 
 import torch
@@ -10,31 +10,49 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from runtime.errors import UserError
+from st3 import patterns
 from st3.layers import Prunable
-
-Effective: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""From latent weight and threshold to effective weight; its gradient is the method's choice."""
+from st3.patterns import Pattern
 
 
 @final
 class SparseWeight(nn.Module):
-    """Sits on a layer's ``weight``; the threshold is a buffer, so ``state_dict`` holds all that training needs.
+    """Sits on a layer's ``weight``; its state is in buffers, so ``state_dict`` holds all that training needs.
 
     Attributes:
-        threshold: scalar for an unstructured pattern, shape of the weight for N:M; 0 means dense.
+        pattern: what the layer takes.
+        threshold: scalar, or for N:M one for each group (``patterns.limits_shape``); 0 means dense.
     """
 
     threshold: Tensor
 
-    def __init__(self, weight: Tensor, effective: Effective, per_weight: bool) -> None:
+    def __init__(self, weight: Tensor, effective: Effective, pattern: Pattern, state: Mapping[str, Tensor]) -> None:
         super().__init__()
-        shape = weight.shape if per_weight else ()
+        self.pattern = pattern
+        shape = patterns.limits_shape(tuple(weight.shape), pattern)
         self.register_buffer("threshold", torch.zeros(shape, dtype=weight.dtype, device=weight.device))
+        for name, value in state.items():
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, value)
+            else:
+                self.register_buffer(name, value)
         self._effective = effective
 
     def forward(self, weight: Tensor) -> Tensor:
         """Effective weight of a latent one; no Python branch looks at a tensor, so it compiles and exports."""
-        return self._effective(weight, self.threshold)
+        return self._effective(weight, self)
+
+    def score(self, weight: Tensor) -> Tensor:
+        """What is compared with ``limit``: magnitudes, or the mean magnitudes of groups."""
+        return patterns.score(weight, self.pattern)
+
+    def limit(self, weight: Tensor) -> Tensor:
+        """The threshold in a shape that can be compared with the score."""
+        return patterns.spread(self.threshold, tuple(weight.shape), self.pattern)
+
+
+Effective: TypeAlias = Callable[[Tensor, SparseWeight], Tensor]
+"""From latent weight and the layer's state to the effective weight; its gradient is the method's choice."""
 
 
 def parametrized(layer: Prunable) -> bool:
@@ -42,25 +60,29 @@ def parametrized(layer: Prunable) -> bool:
     return parametrize.is_parametrized(layer, "weight")
 
 
-def put(layer: Prunable, effective: Effective, per_weight: bool) -> SparseWeight:
+def put(layer: Prunable, effective: Effective, pattern: Pattern, state: Mapping[str, Tensor]) -> SparseWeight:
     """Put a parametrization on a layer; its Parameter object stays, so an optimiser made before still trains it.
+
+    Args:
+        layer: changed in place.
+        effective: the method's formula.
+        pattern: what the layer takes.
+        state: the method's own buffers and parameters for this layer, by name.
 
     Raises:
         UserError: the weight already has one.
     """
     if parametrized(layer):
         raise UserError("a method is already attached to this model; bake it first, or build the model anew")
-    module = SparseWeight(layer.weight, effective, per_weight)
+    module = SparseWeight(layer.weight, effective, pattern, state)
     # unsafe: skips a trial run that only compares shapes, which a pruned weight keeps by construction
     parametrize.register_parametrization(layer, "weight", module, unsafe=True)
     return module
 
 
-def latent(layer: Prunable) -> Tensor:
+def latent(layer: Prunable) -> nn.Parameter:
     """The weight that the optimiser trains."""
-    original = layer.get_parameter("parametrizations.weight.original")
-    assert isinstance(original, nn.Parameter)
-    return original
+    return layer.get_parameter("parametrizations.weight.original")
 
 
 def remove(layer: Prunable) -> None:

@@ -15,7 +15,15 @@ from st3.pruner import Pruner
 
 
 class Method(Protocol):
-    """The function that a method module defines."""
+    """What a method module defines.
+
+    Attributes:
+        PATTERNS: the kinds of pattern that it takes, of ``st3.patterns.KINDS``.
+        SCOPES: the kinds of scope that it takes, of ``st3.scopes.KINDS``.
+    """
+
+    PATTERNS: tuple[str, ...]
+    SCOPES: tuple[str, ...]
 
     def attach(self, model: nn.Module, plan: SparsityPlan) -> Pruner:
         """Put the method on a model in place."""
@@ -33,6 +41,24 @@ def find_method(name: str) -> Method:
     return cast("Method", importlib.import_module(f"st3.methods.{name.replace('-', '_')}"))
 
 
+def check(plan: SparsityPlan, method: str) -> Method:
+    """The method of that name, if it can follow the plan.
+
+    Raises:
+        UserError: there is no such method, or it does not define the plan's pattern or scope.
+    """
+    found = find_method(method)
+    if plan.groups.kind not in found.PATTERNS:
+        raise UserError(
+            f"the method {method} does not define the pattern {plan.pattern}; it takes {', '.join(found.PATTERNS)}"
+        )
+    if plan.scope_kind not in found.SCOPES:
+        raise UserError(
+            f"the method {method} does not define the scope {plan.scope}; it takes {', '.join(found.SCOPES)}"
+        )
+    return found
+
+
 def attach(model: nn.Module, plan: SparsityPlan, method: str = "st3") -> Pruner:
     """Make a model train sparsely, in place.
 
@@ -40,10 +66,10 @@ def attach(model: nn.Module, plan: SparsityPlan, method: str = "st3") -> Pruner:
 
     Args:
         model: any module; every ``nn.Conv2d`` and ``nn.Linear`` in it takes part unless the plan exempts it.
-        plan: sparsity, pattern and schedule.
+        plan: sparsity, pattern, scope and schedule.
         method: one of ``method_names()``.
 
     Raises:
         UserError: there is no such method, the method cannot follow the plan, or one is already attached.
     """
-    return find_method(method).attach(model, plan)
+    return check(plan, method).attach(model, plan)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from runtime.errors import UserError
+from st3 import patterns, scopes
 from st3.plan import SparsityPlan
 from st3.pruner import Pruner
+
+PATTERNS = patterns.KINDS
+SCOPES = scopes.KINDS
 
 
 def attach(model: nn.Module, plan: SparsityPlan) -> Pruner:
@@ -15,6 +19,7 @@ def attach(model: nn.Module, plan: SparsityPlan) -> Pruner:
     Raises:
         UserError: the plan asks for zeros.
     """
-    if plan.target > 0:
-        raise UserError(f"the method dense prunes nothing, but sparsity {plan.target:g} was asked for; choose another")
+    wanted = max([plan.target, *(plan.scope.values() if isinstance(plan.scope, dict) else ())])
+    if wanted > 0:
+        raise UserError(f"the method dense prunes nothing, but sparsity {wanted:g} was asked for; choose another")
     return Pruner(model, plan, effective=None)
