@@ -74,7 +74,7 @@ def channel_scale(magnitude_NKRS: Tensor, kept: Tensor, threshold: Tensor) -> Te
 
 
 def least_squares_scale(weight: Tensor, pruned: Tensor) -> Tensor:
-    """``<w, S(w)> / ||S(w)||^2``, which brings ``beta S(w)`` nearest to ``w`` (S-STE, NeurIPS 2024); 1 for no ``S(w)``."""
+    """``<w, S(w)> / ||S(w)||^2``, nearest to ``w`` among the multiples of ``S(w)`` (S-STE); 1 if that is zero."""
     energy = pruned.square().sum()
     return torch.where(energy > 0, (weight * pruned).sum() / energy, 1.0)
 
@@ -110,13 +110,13 @@ def straight_through(effective: Tensor, weight: Tensor) -> Tensor:
 
     Neither direction touches memory.
     """
-    result = _StraightThrough.apply(weight, effective.detach())  # type: ignore[no-untyped-call]
+    result = _StraightThrough.apply(weight, effective.detach())
     assert isinstance(result, Tensor)
     return result
 
 
 def damped_straight_through(effective: Tensor, weight: Tensor, kept: Tensor, factor: float) -> Tensor:
     """As ``straight_through``, but what pruned weights get is multiplied by ``factor`` (Feather's theta)."""
-    result = _Damped.apply(weight, effective.detach(), kept, factor)  # type: ignore[no-untyped-call]
+    result = _Damped.apply(weight, effective.detach(), kept, factor)
     assert isinstance(result, Tensor)
     return result

@@ -4,6 +4,9 @@ Histograms in memory would queue up at the few exponents that weights have. Here
 15 pivots of the next four bits in registers, so that its cost depends on the number of keys alone.
 """
 
+# mypy: disable-error-code="import-untyped,untyped-decorator,no-untyped-def"
+# Triton ships no types, and the parameters of a kernel are of Triton's own.
+
 from __future__ import annotations
 
 import torch
@@ -46,7 +49,7 @@ def select(keys: Tensor, ranks: Tensor, chunks: Tensor) -> tuple[Tensor, Tensor,
 
 
 @triton.jit
-def _prefix(counts, rank, segment, segments, PASSES: tl.constexpr):  # type: ignore[no-untyped-def]
+def _prefix(counts, rank, segment, segments, PASSES: tl.constexpr):
     """Leading digits of the key of that rank, by the counts of the passes done."""
     digits = tl.arange(0, 16)
     prefix = rank * 0  # a tensor from the start, with no pass done too
@@ -60,7 +63,7 @@ def _prefix(counts, rank, segment, segments, PASSES: tl.constexpr):  # type: ign
 
 
 @triton.jit
-def _count(keys, chunks, ranks, counts, segments, PASS: tl.constexpr, CHUNK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _count(keys, chunks, ranks, counts, segments, PASS: tl.constexpr, CHUNK: tl.constexpr):
     """How many keys of a segment lie below each value of the next digit."""
     chunk = chunks + 3 * tl.program_id(0)
     start, end, segment = tl.load(chunk), tl.load(chunk + 1), tl.load(chunk + 2)
@@ -74,9 +77,7 @@ def _count(keys, chunks, ranks, counts, segments, PASS: tl.constexpr, CHUNK: tl.
 
 
 @triton.jit
-def _neighbours(  # type: ignore[no-untyped-def]
-    keys, chunks, ranks, counts, found, above, upto, segments, PASSES: tl.constexpr, CHUNK: tl.constexpr
-):
+def _neighbours(keys, chunks, ranks, counts, found, above, upto, segments, PASSES: tl.constexpr, CHUNK: tl.constexpr):
     """The key that was searched for, the smallest larger one, and how many keys are not larger."""
     chunk = chunks + 3 * tl.program_id(0)
     start, end, segment = tl.load(chunk), tl.load(chunk + 1), tl.load(chunk + 2)

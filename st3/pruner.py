@@ -23,7 +23,9 @@ MakeState = Callable[[SparsityPlan, dict[str, nn.Parameter]], Mapping[str, Mappi
 
 @final
 class Pruner:
-    """Made by a method's ``attach``. A training step is::
+    """What a method's ``attach`` gives to a training loop.
+
+    A step is::
 
         loss.backward()
         pruner.adjust_gradients()       # after unscaling, before clipping
@@ -68,7 +70,11 @@ class Pruner:
             reason = "the method is dense" if effective is None else self._reason(name, layer, plan.groups)
             self.patterns[name] = (DENSE if reason else plan.pattern, reason)
         active = {name: layer for name, layer in self._layers.items() if not self.patterns[name][1]}
-        states = state(plan, {name: layer.weight for name, layer in active.items()}) if state and active else {}
+        states = (
+            state(plan, {name: layer.get_parameter("weight") for name, layer in active.items()})
+            if state and active
+            else {}
+        )
         self._masks: dict[str, Tensor] = {}
         self._sites: list[Site] = []
         self._policy: Policy | None = None

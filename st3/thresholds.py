@@ -89,7 +89,7 @@ def _select(keys: Tensor, ranks: Tensor, segments: Segments) -> tuple[Tensor, Te
         from st3.gpu_selection import select
 
         return select(keys, ranks, segments.chunks)
-    parts = zip(keys.split(segments.lengths), ranks.split(1), strict=True)
+    parts = zip(keys.split_with_sizes(segments.lengths), ranks.unsqueeze(1).unbind(), strict=True)
     low, above, several = zip(*(_select_one(part, rank) for part, rank in parts), strict=True)
     return torch.cat(low), torch.cat(above), torch.cat(several)
 

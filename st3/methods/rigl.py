@@ -2,9 +2,9 @@
 
 Evci et al., ICML 2020 (arXiv 1911.11134): Erdos-Renyi-Kernel densities, drop by magnitude and grow by the dense
 gradient at fixed intervals, each time the fraction ``alpha / 2 (1 + cos(pi t / T_end))`` (equation 1) of a layer's
-weights, grown ones from zero. Two deviations. The first mask holds the largest of the initial weights rather than random
-ones, so that it needs no random numbers, is the same on every rank, and suits a model that is trained already. The
-interval is a hundredth of the training (the paper: 100 steps of 32,000), one step after the gradient was asked for.
+weights, grown ones from zero. Two deviations. The first mask holds the largest of the initial weights rather than
+random ones, so that it needs no random numbers, is the same on every rank, and suits a model that is trained already.
+The interval is a hundredth of the training (the paper: 100 steps of 32,000), and the exchange comes one step later.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Topology(Policy):
         self._counts = kept_counts(plan, {site.name: tuple(site.weight.shape) for site in sites})
         self._dense: dict[str, Tensor] = {}
         self._progress, self._asked, self._due = 0.0, False, False
-        sites[0].module.register_load_state_dict_post_hook(self._read_clock)
+        sites[0].module.register_load_state_dict_post_hook(self._read_clock)  # type: ignore[no-untyped-call]
 
     def _read_clock(self, module: nn.Module, keys: Any) -> None:
         del keys

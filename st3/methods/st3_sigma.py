@@ -10,7 +10,6 @@ from torch import nn
 from st3 import patterns, scopes
 from st3.group_policy import GroupPolicy
 from st3.methods.st3 import effective
-from st3.parametrization import SparseWeight
 from st3.plan import SparsityPlan
 from st3.policy import Policy, Site
 from st3.pruner import Pruner
@@ -30,9 +29,4 @@ def attach(model: nn.Module, plan: SparsityPlan) -> Pruner:
 def _policy(plan: SparsityPlan, sites: list[Site]) -> Policy:
     if plan.groups.kind == "N:M":
         return GroupPolicy(plan, sites)
-    return QuantilePolicy(plan, sites, _width)
-
-
-def _width(state: SparseWeight, shape: tuple[int, ...]) -> float:
-    del state
-    return sigma(shape)
+    return QuantilePolicy(plan, sites, widths=sigma)

@@ -29,7 +29,7 @@ SCOPES = (scopes.GLOBAL,)
 
 def effective(weight: Tensor, state: SparseWeight) -> Tensor:
     """``sign(w) (|w| - tau g(s))+`` (equation 3): pruned weights get no gradient, and ``s`` that of its threshold."""
-    return soft_threshold(weight, state.threshold * _width(state, tuple(weight.shape)))
+    return soft_threshold(weight, state.threshold * _width(state))
 
 
 def attach(model: nn.Module, plan: SparsityPlan) -> Pruner:
@@ -38,11 +38,10 @@ def attach(model: nn.Module, plan: SparsityPlan) -> Pruner:
 
 
 def _policy(plan: SparsityPlan, sites: list[Site]) -> Policy:
-    return QuantilePolicy(plan, sites, _width)
+    return QuantilePolicy(plan, sites, trained=_width)
 
 
-def _width(state: SparseWeight, shape: tuple[int, ...]) -> Tensor:
-    del shape
+def _width(state: SparseWeight) -> Tensor:
     level = state.level
     assert isinstance(level, Tensor)
     return level.sigmoid()
