@@ -22,8 +22,7 @@ def keep_mask(score: Tensor, threshold: Tensor) -> Tensor:
 def soft_threshold(weight: Tensor, threshold: Tensor) -> Tensor:
     """``sign(w) (|w| - T)`` above the threshold, zero elsewhere; continuous at ``|w| = T`` (ST-3).
 
-    Written as what is left of the weight outside ``[-T, T]``: two passes over memory, and a zero is +0. Its gradients
-    are the mask for the weight and ``-sign(w)`` times the mask for the threshold.
+    Written as what is left of the weight outside ``[-T, T]``: two passes over memory, and a zero is +0.
     """
     return weight - weight.clamp(-threshold, threshold)
 

@@ -43,7 +43,8 @@ class QuantilePolicy(Policy):
         if self._whole:
             self._targets = [plan.target]
         else:
-            assert widths is trained is None, "a width compares layers, of which each has its own threshold here"
+            assert widths is None, "a width compares layers, of which each has its own threshold here"
+            assert trained is None, "as above"
             self._targets = list(layer_sparsities(plan.scope, plan.target, self._shapes).values())
         self._place()
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from st3 import patterns, scopes
-from st3.formulas import soft_threshold
+from st3.formulas import keep_mask, soft_threshold
 from st3.parametrization import SparseWeight
 from st3.plan import SparsityPlan
 from st3.policy import Policy, Site
@@ -29,7 +29,9 @@ SCOPES = (scopes.GLOBAL,)
 
 def effective(weight: Tensor, state: SparseWeight) -> Tensor:
     """``sign(w) (|w| - tau g(s))+`` (equation 3): pruned weights get no gradient, and ``s`` that of its threshold."""
-    return soft_threshold(weight, state.threshold * _width(state))
+    limit = state.threshold * _width(state)
+    # at |w| = T the soft threshold's own gradient is shared by both sides; the mask leaves none, as in the paper
+    return torch.where(keep_mask(weight.detach().abs(), limit), soft_threshold(weight, limit), 0.0)
 
 
 def attach(model: nn.Module, plan: SparsityPlan) -> Pruner:

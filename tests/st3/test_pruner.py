@@ -158,7 +158,10 @@ def test_attaching_twice_is_refused() -> None:
 
 
 def test_unknown_method_lists_the_valid_ones() -> None:
-    with pytest.raises(UserError, match="unknown method 'magic'; choose one of dense, gmp, st3, st3-sigma, ste"):
+    with pytest.raises(
+        UserError,
+        match="unknown method 'magic'; choose one of dense, feather, gmp, rigl, s-ste, sr-ste, st3, st3-sigma, str",
+    ):
         st3.attach(network(), st3.SparsityPlan(sparsity=0.9), method="magic")
 
 
@@ -184,3 +187,40 @@ def test_trains_the_same_under_distributed_data_parallel() -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(plain.state_dict().values(), wrapped.state_dict().values(), strict=True)
     )
+
+
+def test_names_that_fit_no_layer_are_refused_with_near_ones() -> None:
+    model = nn.ModuleDict({"stem": nn.Conv2d(3, 8, 3), "classifier": nn.Linear(8, 4)})
+    with pytest.raises(UserError, match=r"exempt names 'clasifier', which fits none of the 2 prunable.* classifier"):
+        st3.attach(model, st3.SparsityPlan(sparsity=0.5, exempt=("stem", "clasifier")))
+    with pytest.raises(UserError, match=r"scope names 'block\*', which fits none"):
+        st3.attach(model, st3.SparsityPlan(sparsity=0.5, scope={"block*": 0.9}))
+
+
+def test_the_classes_of_a_network_are_not_pruned_as_channels_unless_named() -> None:
+    plan = st3.SparsityPlan(sparsity=0.5, pattern="channel")
+    kind, reason = st3.attach(network(), plan).patterns["5"]
+    assert kind == "dense"
+    assert "its output channels are the classes" in reason
+    named = st3.SparsityPlan(sparsity=0.5, pattern="channel", scope={"5": 0.4})
+    pruner = st3.attach(network(), named)
+    pruner.step(1.0)
+    assert pruner.sparsity() == {"0": 0.5, "3": 0.5, "5": 0.4}
+
+
+def test_scopes_share_the_zeros_out() -> None:
+    for scope, expected in (
+        ("uniform", {"0": 0.8, "3": 0.8, "5": 0.8}),
+        ({"3": 0.9, "*": 0.5}, {"0": 0.5, "3": 0.9, "5": 0.5}),
+    ):
+        model = network()
+        pruner = st3.attach(model, st3.SparsityPlan(sparsity=0.8, scope=scope))
+        pruner.step(1.0)
+        assert pruner.sparsity() == pytest.approx(expected, abs=0.003)
+
+
+def test_a_model_may_be_moved_in_memory_format_without_another_mask() -> None:
+    models = [network(), network().to(memory_format=torch.channels_last)]
+    for model in models:
+        st3.attach(model, st3.SparsityPlan(sparsity=0.9)).step(1.0)
+    assert all(torch.equal(models[0][i].weight, models[1][i].weight) for i in (0, 3, 5))
