@@ -160,7 +160,7 @@ def test_attaching_twice_is_refused() -> None:
 def test_unknown_method_lists_the_valid_ones() -> None:
     with pytest.raises(
         UserError,
-        match="unknown method 'magic'; choose one of dense, feather, gmp, rigl, s-ste, sr-ste, st3, st3-sigma, str",
+        match="'magic'; choose one of dense, feather, gmp, rigl, s-ste, sr-ste, st3, st3-sigma, ste, str",
     ):
         st3.attach(network(), st3.SparsityPlan(sparsity=0.9), method="magic")
 
@@ -205,7 +205,7 @@ def test_the_classes_of_a_network_are_not_pruned_as_channels_unless_named() -> N
     named = st3.SparsityPlan(sparsity=0.5, pattern="channel", scope={"5": 0.4})
     pruner = st3.attach(network(), named)
     pruner.step(1.0)
-    assert pruner.sparsity() == {"0": 0.5, "3": 0.5, "5": 0.4}
+    assert pruner.sparsity() == pytest.approx({"0": 0.5, "3": 0.5, "5": 0.4})
 
 
 def test_scopes_share_the_zeros_out() -> None:
@@ -223,4 +223,4 @@ def test_a_model_may_be_moved_in_memory_format_without_another_mask() -> None:
     models = [network(), network().to(memory_format=torch.channels_last)]
     for model in models:
         st3.attach(model, st3.SparsityPlan(sparsity=0.9)).step(1.0)
-    assert all(torch.equal(models[0][i].weight, models[1][i].weight) for i in (0, 3, 5))
+    assert all(torch.equal(models[0][i].weight == 0, models[1][i].weight == 0) for i in (0, 3, 5))
