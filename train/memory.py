@@ -95,8 +95,9 @@ class MemoryDataset(Dataset):
         pixels = self._images.view(count * height * width, channels)
         part = max(1, indices.shape[1])
         together = max(1, _TOGETHER_BYTES[device.type] // (part * height * width * channels * 4))
-        for some, some_bits in zip(indices.split(together), bits.split(together), strict=True):
-            rows, columns = self._augment.sources(some_bits.flatten(), height, width)
+        for first in range(0, len(indices), together):
+            some = indices[first : first + together]
+            rows, columns = self._augment.sources(bits[first : first + together].flatten(), height, width)
             rows = rows + some.flatten()[:, None] * height
             found = pixels[rows[:, :, None] * width + columns[:, None, :]]
             pictures, labels = _normalised(found, factors), self._labels[some]
@@ -107,7 +108,8 @@ class MemoryDataset(Dataset):
         """See ``Dataset``."""
         self._to(device)
         factors = _factors(self.preprocessing, device)
-        for chosen in indices.to(device).split(batch_size):
+        for first in range(0, len(indices), batch_size):
+            chosen = indices[first : first + batch_size].to(device)
             yield _normalised(self._images[chosen], factors), self._labels[chosen]
 
     def evaluation(self) -> Pictures:

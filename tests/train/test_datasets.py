@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ from PIL import Image
 import train.memory
 from runtime.data import Preprocessing
 from runtime.errors import UserError
+from train.data.imagenet import workers
 from train.dataset import load_dataset, prepare_evaluation_set
 from train.draws import below, draw
 from train.memory import Augment, MemoryDataset, flip
 
-FASHION = Path(__file__).parents[2] / "data/fashion-mnist"
+ROOT = Path(__file__).parents[2]
+FASHION = ROOT / "data/fashion-mnist"
 
 
 def test_fashion_mnist_is_the_original() -> None:
@@ -126,6 +130,33 @@ def test_imagenet_folders(tmp_path: Path) -> None:
     assert targets.tolist() == [1, 0]
     assert pictures.shape == (2, 3, 224, 224)
     assert pictures[0, 0, 0, 0].item() == pytest.approx((200 / 255 - 0.485) / 0.229, rel=1e-4)
+
+
+def test_imagenet_augmentation_follows_from_the_place_and_damage_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run([sys.executable, str(ROOT / "scripts/fake_imagenet.py"), str(tmp_path), "--classes", "2", "--train",
+                    "4", "--val", "2"], check=True)  # fmt: skip
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "100")
+    assert workers() == 1
+    cpu, order = torch.device("cpu"), torch.tensor([0, 7, 3, 4, 1, 6])
+    dataset = load_dataset("imagenet", tmp_path)
+    whole = list(dataset.batches(order, 2, 10, 5, cpu))
+    later = list(dataset.batches(order[2:], 2, 11, 5, cpu))  # by the same workers
+    assert [len(whole), len(later)] == [3, 2]
+    assert torch.equal(whole[1][0], later[0][0])
+    assert whole[1][1].tolist() == later[0][1].tolist() == [0, 1]
+    assert not torch.equal(whole[0][0], next(dataset.batches(order, 2, 11, 5, cpu))[0])
+    parts = [list(load_dataset("imagenet", tmp_path).batches(order, 2, 10, 5, cpu, (rank, 2))) for rank in (0, 1)]
+    for step, (pictures, labels) in enumerate(whole):
+        assert torch.equal(pictures, torch.cat([part[step][0] for part in parts]))
+        assert torch.equal(labels, torch.cat([part[step][1] for part in parts]))
+    images, _ = next(dataset.plain(torch.tensor([5]), cpu))
+    assert images.shape == (1, 3, 224, 224)
+    broken = tmp_path / "train/n00000001/n00000001_0.JPEG"
+    broken.write_bytes(broken.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"^\S+n00000001_0.JPEG is missing or damaged \(.*\): get ILSVRC 2012"):
+        list(load_dataset("imagenet", tmp_path).batches(order, 2, 10, 5, cpu))
 
 
 def test_batches_can_begin_in_the_middle() -> None:

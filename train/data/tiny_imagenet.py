@@ -88,9 +88,10 @@ def _picture(path: Path) -> NDArray[np.uint8]:
 
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))  # some are grey
+            pixels: NDArray[np.uint8] = np.asarray(image.convert("RGB"), np.uint8)  # some are grey
     except OSError as error:
         raise UserError(f"{path} is missing or damaged ({error}): {_GET}") from error
     if pixels.shape != (_SIDE, _SIDE, 3):
         raise UserError(f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels instead of 64 x 64: {_GET}")
-    return pixels.transpose(2, 0, 1)
+    planes: NDArray[np.uint8] = np.moveaxis(pixels, 2, 0)
+    return planes
