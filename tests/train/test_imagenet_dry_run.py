@@ -20,7 +20,7 @@ import msgspec
 import train.recipes.imagenet_resnet50 as module
 from train.command import train
 whole = module.recipe()
-module.recipe = lambda: msgspec.structs.replace(whole, batch_size=4)
+module.recipe = lambda: msgspec.structs.replace(whole, batch_size=2)
 train(sys.argv[1:])
 """
 
@@ -31,9 +31,9 @@ def test_imagenet_recipe_is_killed_and_goes_on(tmp_path: Path) -> None:
     make = [sys.executable, str(ROOT / "scripts/fake_imagenet.py"), str(data)]
     subprocess.run([*make, "--classes", "5", "--train", "20", "--val", "2"], check=True)
     command = [
-        sys.executable, "-c", SMALL_BATCHES, "imagenet-resnet50", "--sparsity", "0.9", "--max-steps", "20", "--save-every",
-        "5", "--device", "cpu", "--threads", "2", "--data", str(data), "--out", str(out), "--evaluation",
-        str(tmp_path / "evaluation"), "--resume", "--json",
+        sys.executable, "-c", SMALL_BATCHES, "imagenet-resnet50", "--sparsity", "0.9", "--max-steps", "20",
+        "--save-every", "5", "--device", "cpu", "--threads", "2", "--data", str(data), "--out", str(out),
+        "--evaluation", str(tmp_path / "evaluation"), "--resume", "--json",
     ]  # fmt: skip
     victim = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
