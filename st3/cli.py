@@ -12,6 +12,7 @@ import click
 
 _COMMANDS = {
     "train": ("train.command:train", "Train a recipe with one sparse training method."),
+    "sweep": ("train.sweep_command:sweep", "Train a recipe with several methods, sparsities and seeds; one table."),
     "compile": ("compile.command:compile_", "Compile checkpoints into artifacts."),
     "bench": ("bench.command:bench", "Measure artifacts: latency, accuracy, memory, size."),
     "report": ("bench.command:report", "Write the report of a measurement file."),

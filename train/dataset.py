@@ -24,33 +24,77 @@ class Dataset(ABC):
         preprocessing: how a picture becomes the network's input.
         classes: their names in the order of the labels.
         size: number of training pictures.
+        on_device: whether the pictures lie on the device and are augmented there, which is quick.
     """
 
     name: str
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     size: int
+    on_device: bool = False
 
     @abstractmethod
     def batches(
-        self, order: Tensor, batch_size: int, first_step: int, seed: int, device: torch.device
+        self,
+        order: Tensor,
+        batch_size: int,
+        first_step: int,
+        seed: int,
+        device: torch.device,
+        shard: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented, normalised batches.
+        """Augmented, normalised batches; a picture's augmentation follows from the seed and its place in the run.
 
         Args:
             order: indices of the training pictures, as many as are wanted; a last short batch is dropped.
-            batch_size: pictures per batch.
+            batch_size: pictures per batch, all processes together.
             first_step: number of the first batch's step within the whole run, from which its augmentation follows.
             seed: the run's.
             device: where the batches shall lie.
+            shard: number of this process and of all processes. Each reads its own consecutive part of every batch,
+                and the parts together are the batch that one process alone would get.
 
         Yields:
-            ``float32`` pictures ``(B, C, H, W)`` and ``int64`` labels ``(B,)``.
+            ``float32`` pictures ``(B, C, H, W)`` and ``int64`` labels ``(B,)``, B being this process's part.
+
+        Raises:
+            UserError: the batch cannot be shared among so many processes.
         """
+
+    def plain(self, indices: Tensor, device: torch.device, batch_size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training pictures by their indices, normalised but not augmented, to be held out and evaluated.
+
+        Raises:
+            UserError: this data set cannot do that.
+        """
+        del indices, device, batch_size
+        raise UserError(f"no training pictures of {self.name} can be held out; leave out --validate")
 
     @abstractmethod
     def evaluation(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """All evaluation pictures ``(n, C, H, W)`` and their labels ``(n,)``."""
+
+
+def part_of_batches(order: Tensor, batch_size: int, first_step: int, shard: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """One process's part of every batch.
+
+    Returns:
+        Indices of pictures and their places within the whole run, both ``(batches, batch_size / processes)``.
+
+    Raises:
+        UserError: the batch cannot be shared among so many processes.
+    """
+    number, processes = shard
+    if batch_size % processes:
+        raise UserError(
+            f"a batch of {batch_size} cannot be shared among {processes} processes; "
+            f"choose a number of processes that divides it"
+        )
+    count, part = len(order) // batch_size, batch_size // processes
+    own = slice(number * part, (number + 1) * part)
+    indices = order[: count * batch_size].reshape(count, batch_size)
+    places = torch.arange(count * batch_size).reshape(count, batch_size) + first_step * batch_size
+    return indices[:, own], places[:, own]
 
 
 def load_dataset(key: str, folder: Path) -> Dataset:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+import train.memory
 from runtime.data import Preprocessing
 from runtime.errors import UserError
+from train.data.imagenet import workers
 from train.dataset import load_dataset, prepare_evaluation_set
-from train.memory import MemoryDataset, crop, flip
+from train.draws import below, draw
+from train.memory import Augment, MemoryDataset, flip
 
-FASHION = Path(__file__).parents[2] / "data/fashion-mnist"
-
-
-def random(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+ROOT = Path(__file__).parents[2]
+FASHION = ROOT / "data/fashion-mnist"
 
 
 def test_fashion_mnist_is_the_original() -> None:
@@ -57,6 +59,8 @@ def test_another_gzip_of_the_same_bytes_is_taken_and_other_bytes_are_not(tmp_pat
     [
         ("fashion_mnist", "train-images-idx3-ubyte.gz is missing"),
         ("cifar10", r"data_batch_1.bin is missing: download it with: .*download=True.*unpack cifar-10-binary.tar.gz"),
+        ("cifar100", r"train.bin is missing: download it with: .*CIFAR100.*unpack cifar-100-binary.tar.gz"),
+        ("tiny_imagenet", r"wnids.txt is missing: get tiny-imagenet-200.zip from cs231n.stanford.edu"),
         ("imagenet", "train holds no ImageNet pictures: get ILSVRC 2012"),
     ],
 )
@@ -128,9 +132,36 @@ def test_imagenet_folders(tmp_path: Path) -> None:
     assert pictures[0, 0, 0, 0].item() == pytest.approx((200 / 255 - 0.485) / 0.229, rel=1e-4)
 
 
+def test_imagenet_augmentation_follows_from_the_place_and_damage_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run([sys.executable, str(ROOT / "scripts/fake_imagenet.py"), str(tmp_path), "--classes", "2", "--train",
+                    "4", "--val", "2"], check=True)  # fmt: skip
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "100")
+    assert workers() == 1
+    cpu, order = torch.device("cpu"), torch.tensor([0, 7, 3, 4, 1, 6])
+    dataset = load_dataset("imagenet", tmp_path)
+    whole = list(dataset.batches(order, 2, 10, 5, cpu))
+    later = list(dataset.batches(order[2:], 2, 11, 5, cpu))  # by the same workers
+    assert [len(whole), len(later)] == [3, 2]
+    assert torch.equal(whole[1][0], later[0][0])
+    assert whole[1][1].tolist() == later[0][1].tolist() == [0, 1]
+    assert not torch.equal(whole[0][0], next(dataset.batches(order, 2, 11, 5, cpu))[0])
+    parts = [list(load_dataset("imagenet", tmp_path).batches(order, 2, 10, 5, cpu, (rank, 2))) for rank in (0, 1)]
+    for step, (pictures, labels) in enumerate(whole):
+        assert torch.equal(pictures, torch.cat([part[step][0] for part in parts]))
+        assert torch.equal(labels, torch.cat([part[step][1] for part in parts]))
+    images, _ = next(dataset.plain(torch.tensor([5]), cpu))
+    assert images.shape == (1, 3, 224, 224)
+    broken = tmp_path / "train/n00000001/n00000001_0.JPEG"
+    broken.write_bytes(broken.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"^\S+n00000001_0.JPEG is missing or damaged \(.*\): get ILSVRC 2012"):
+        list(load_dataset("imagenet", tmp_path).batches(order, 2, 10, 5, cpu))
+
+
 def test_batches_can_begin_in_the_middle() -> None:
     dataset = load_dataset("fashion_mnist", FASHION)
-    order = torch.randperm(600, generator=random())
+    order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
     whole = list(dataset.batches(order, 100, 40, 7, torch.device("cpu")))
     rest = list(dataset.batches(order[200:], 100, 42, 7, torch.device("cpu")))
     assert len(whole) == 6
@@ -139,23 +170,157 @@ def test_batches_can_begin_in_the_middle() -> None:
         assert torch.equal(left, right)
 
 
+def squares(count: int, side: int, augment: Augment, channels: int = 2) -> MemoryDataset:
+    """Pictures that all hold the numbers 0, 1, 2, ... row by row in every channel, not normalised."""
+    picture = np.arange(side * side, dtype=np.uint8).reshape(1, 1, side, side)
+    pictures = (np.tile(picture, (count, channels, 1, 1)), np.zeros(count, np.int64))
+    plain = Preprocessing((channels, side, side), (0.0,) * channels, (1 / 255,) * channels)
+    return MemoryDataset("squares", plain, ("a",), pictures, lambda: pictures, augment)
+
+
+def one_batch(dataset: MemoryDataset, seed: int = 0) -> torch.Tensor:
+    order = torch.arange(dataset.size)
+    return next(dataset.batches(order, dataset.size, 0, seed, torch.device("cpu")))[0].round()
+
+
 def test_flip_mirrors_about_half_and_leaves_the_rest() -> None:
-    pictures = torch.arange(1000 * 4.0).reshape(1000, 1, 1, 4)
-    flipped = flip(pictures, random())
-    mirrored = (flipped == pictures.flip(3)).all(dim=(1, 2, 3))
-    kept = (flipped == pictures).all(dim=(1, 2, 3))
+    pictures = one_batch(squares(1000, 4, flip))
+    original = torch.arange(16.0).reshape(4, 4)
+    mirrored = (pictures == original.flip(1)).all(dim=(1, 2, 3))
+    kept = (pictures == original).all(dim=(1, 2, 3))
     assert (mirrored ^ kept).all()
     assert 430 < mirrored.sum() < 570
 
 
-def test_crop_shifts_within_the_padding() -> None:
-    picture = torch.arange(36.0).reshape(1, 1, 6, 6).repeat(200, 2, 1, 1)
-    cropped = crop(picture, 2, random())
-    assert cropped.shape == picture.shape
-    assert torch.equal(cropped[:, 0], cropped[:, 1])
-    # rows are 6 apart, columns 1: the centre pixel 14 moves by at most 2 rows and 2 columns
-    shifts = {int(value) - 14 for value in cropped[:, 0, 2, 2].tolist()}
-    assert shifts == {6 * row + column for row in range(-2, 3) for column in range(-2, 3)}
+def test_crop_shifts_within_the_padding_and_repeats_the_edge() -> None:
+    pictures = one_batch(squares(600, 6, Augment(2)))
+    assert torch.equal(pictures[:, 0], pictures[:, 1])
+    padded = torch.arange(36.0).reshape(6, 6)[[0, 0, 0, 1, 2, 3, 4, 5, 5, 5]][:, [0, 0, 0, 1, 2, 3, 4, 5, 5, 5]]
+    windows = [padded[top : top + 6, left : left + 6] for top in range(5) for left in range(5)]
+    possible = torch.stack([*windows, *(window.flip(1) for window in windows)])
+    matches = (pictures[:, :1] == possible).all(dim=(2, 3))
+    assert (matches.sum(1) == 1).all(), "each is one of the 25 windows or its mirror image"
+    counts = matches.sum(0)
+    assert counts.min() > 0
+    assert counts.max() < 40  # 12 are expected of each
+
+
+def test_augmentation_depends_on_seed_and_place_and_is_the_same_for_any_number_of_processes() -> None:
+    dataset = squares(64, 6, Augment(2))
+    assert not torch.equal(one_batch(dataset, 0), one_batch(dataset, 1))
+    whole = list(dataset.batches(torch.arange(64), 16, 5, 3, torch.device("cpu")))
+    assert not torch.equal(whole[0][0], whole[1][0])
+    parts = [
+        [pictures for pictures, _ in dataset.batches(torch.arange(64), 16, 5, 3, torch.device("cpu"), (rank, 4))]
+        for rank in range(4)
+    ]
+    for step, (pictures, _) in enumerate(whole):
+        assert torch.equal(pictures, torch.cat([part[step] for part in parts]))
+    with pytest.raises(UserError, match="a batch of 16 cannot be shared among 3 processes"):
+        next(dataset.batches(torch.arange(64), 16, 0, 0, torch.device("cpu"), (0, 3)))
+
+
+def test_batches_made_together_are_those_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = load_dataset("fashion_mnist", FASHION)
+    order = torch.arange(2_000)
+    made = []
+    for together in (1, 7 * 100 * 28 * 28 * 4):
+        monkeypatch.setitem(train.memory._TOGETHER_BYTES, "cpu", together)
+        made.append(list(dataset.batches(order, 100, 3, 0, torch.device("cpu"))))
+    assert len(made[0]) == len(made[1]) == 20
+    for left, right in zip(*made, strict=True):
+        assert torch.equal(left[0], right[0])
+        assert torch.equal(left[1], right[1])
+
+
+def test_training_and_evaluation_see_the_same_numbers() -> None:
+    dataset = load_dataset("fashion_mnist", FASHION)
+    images, _ = dataset.evaluation()
+    twin = MemoryDataset("twin", dataset.preprocessing, dataset.classes, (images, np.zeros(10_000, np.int64)),
+                         dataset.evaluation, flip)  # fmt: skip
+    plain, _ = next(twin.plain(torch.arange(50, 60), torch.device("cpu")))
+    assert np.array_equal(plain.numpy(), dataset.preprocessing.apply(images[50:60]))
+
+
+def test_draws_are_those_of_splitmix64() -> None:
+    # the first outputs of the reference implementation (prng.di.unimi.it/splitmix64.c) for the seed 1234567
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    drawn = draw(1234567, torch.arange(4)).tolist()
+    assert [value % (1 << 64) for value in drawn] == expected
+    numbers = below(9, draw(5, torch.arange(90_000)), 21)
+    assert (numbers.min(), numbers.max()) == (0, 8)
+    assert torch.bincount(numbers).float().std() < 300
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """Two classes of Tiny-ImageNet as the archive unpacks, three pictures each and two to evaluate."""
+    home = tmp_path / "tiny-imagenet-200"
+    (home / "val/images").mkdir(parents=True)
+    (home / "wnids.txt").write_text("n02\nn01\n")
+    for number, identifier in enumerate(("n01", "n02")):
+        images = home / "train" / identifier / "images"
+        images.mkdir(parents=True)
+        for picture in range(3):
+            colour = np.full((64, 64, 3), 100 * number + 10, np.uint8)
+            Image.fromarray(colour).convert("RGB" if picture else "L").save(images / f"{identifier}_{picture}.JPEG")
+        Image.fromarray(colour).save(home / "val/images" / f"val_{number}.JPEG")
+    (home / "val/val_annotations.txt").write_text("val_1.JPEG\tn02\t0\t0\t9\t9\nval_0.JPEG\tn01\t0\t0\t9\t9\n")
+    return tmp_path
+
+
+def test_tiny_imagenet_folders(tiny: Path) -> None:
+    dataset = load_dataset("tiny_imagenet", tiny)
+    assert (dataset.size, dataset.classes) == (6, ("n02", "n01"))
+    images, labels = dataset.evaluation()
+    assert images.shape == (2, 3, 64, 64)
+    assert labels.tolist() == [0, 1]
+    assert [int(image.mean().round()) for image in images] == [110, 10]
+    pictures, targets = next(dataset.batches(torch.arange(6), 6, 0, 0, torch.device("cpu")))
+    assert pictures.shape == (6, 3, 64, 64)
+    assert targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert pictures[0, 0].mean().item() == pytest.approx((110 / 255 - 0.4802) / 0.2770, abs=0.02)
+    assert load_dataset("tiny_imagenet", tiny / "tiny-imagenet-200").size == 6
+
+
+def test_damaged_tiny_imagenet_is_refused(tiny: Path) -> None:
+    home = tiny / "tiny-imagenet-200"
+    dataset = load_dataset("tiny_imagenet", tiny)
+    path = home / "val/val_annotations.txt"
+    path.write_text(path.read_text().replace("n01", "n99"))
+    with pytest.raises(UserError, match=r"names the class 'n99', which wnids.txt does not have: get tiny"):
+        dataset.evaluation()
+    path.unlink()
+    with pytest.raises(UserError, match=r"val_annotations.txt is missing: get tiny"):
+        dataset.evaluation()
+    picture = home / "train/n01/images/n01_1.JPEG"
+    picture.write_bytes(picture.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"n01_1.JPEG is missing or damaged .*: get tiny"):
+        load_dataset("tiny_imagenet", tiny)
+    shutil.rmtree(home / "train/n01")
+    with pytest.raises(UserError, match=r"n01/images holds no pictures: get tiny"):
+        load_dataset("tiny_imagenet", tiny)
+
+
+def test_cifar100_reads_fine_labels(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-100-binary"
+    folder.mkdir()
+    for name, count in (("train.bin", 50_000), ("test.bin", 10_000)):
+        records = np.zeros((count, 3074), np.uint8)
+        records[:, 0] = 19
+        records[:, 1] = np.arange(count) % 100
+        records[:, 2:1026] = 7
+        records[:, 2050:] = 9
+        records.tofile(folder / name)
+    dataset = load_dataset("cifar100", tmp_path)
+    images, labels = dataset.evaluation()
+    assert (dataset.size, len(dataset.classes), dataset.classes[99]) == (50_000, 100, "worm")
+    assert labels[95:103].tolist() == [95, 96, 97, 98, 99, 0, 1, 2]
+    assert images[3, :, 31, 31].tolist() == [7, 0, 9]
+    records[5, 1] = 100
+    records.tofile(folder / "test.bin")
+    with pytest.raises(UserError, match=r"test.bin holds a label 100, the highest is 99.*cifar-100-binary.tar.gz"):
+        dataset.evaluation()
 
 
 def test_evaluation_set_is_written_once_and_never_mixed_up(tmp_path: Path) -> None:
