@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import final
 
@@ -26,7 +27,10 @@ class Pruner:
         plan: what was asked for.
         patterns: per prunable layer its pattern and, where it stays dense, the reason.
         threshold: the last global threshold as a scalar tensor; for N:M the mean over all groups.
+        weight_decay: of ``parameters``.
     """
+
+    weight_decay = 0.0
 
     def __init__(
         self,
@@ -51,6 +55,8 @@ class Pruner:
         self._active: dict[str, SparseWeight] = {}
         self._masks: dict[str, Tensor] = {}
         self._width = width
+        self._ramp = 0.0
+        self._below: Tensor | None = None
         for name, layer in self._layers.items():
             reason = self._reason(name, layer, effective)
             self.patterns[name] = (DENSE if reason else plan.pattern, reason)
@@ -64,7 +70,18 @@ class Pruner:
             return "exempt by the plan"
         return reject(tuple(layer.weight.shape), self._groups)
 
-    @torch.no_grad()
+    @property
+    def capturable(self) -> bool:
+        """Whether the step that was last aimed at may be captured in a CUDA graph."""
+        return True
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Parameters that the method brings of its own."""
+        return []
+
+    def adjust_gradients(self) -> None:
+        """Change the gradients after the backward pass, before they are clipped."""
+
     def step(self, progress: float) -> None:
         """Recompute the thresholds; call it after every optimiser step.
 
@@ -74,22 +91,49 @@ class Pruner:
         Args:
             progress: how much of the training is done, in [0, 1]; the plan's schedule is a function of it.
         """
+        self.aim(progress)
+        self.update()
+
+    def aim(self, progress: float) -> None:
+        """Bring the numbers of one step to the device."""
+        ramp = self.plan.ramp(progress)
+        self._ramp = ramp
+        if self._active and self._groups is None:
+            device = parametrization.latent(self._layers[next(iter(self._active))]).device
+            total = sum(parametrization.latent(self._layers[name]).numel() for name in self._active)
+            position = ramp * self.plan.target * (total - 1)
+            below = math.floor(position)
+            if self._below is None:
+                self._below = torch.zeros((), dtype=torch.int64, device=device)
+                self._part, self._on = torch.zeros(2, device=device)
+            self._below.fill_(below)
+            self._part.fill_(position - below)
+            self._on.fill_(float(position > 0))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Recompute the thresholds, on the device alone."""
         for name, mask in self._masks.items():
             self._layers[name].weight.masked_fill_(~mask, 0.0)
         if not self._active:
             return
-        ramp = self.plan.ramp(progress)
         if self._groups is None:
-            self._step_global(ramp * self.plan.target)
+            self._step_global(self._ramp * self.plan.target)
         else:
-            self._step_groups(ramp)
+            self._step_groups(self._ramp)
 
     def _step_global(self, sparsity: float) -> None:
         weights = {name: parametrization.latent(self._layers[name]) for name in self._active}
         widths = {name: self._width(tuple(weight.shape)) if self._width else 1.0 for name, weight in weights.items()}
         flat = torch.cat([(weight.abs() / widths[name]).flatten() for name, weight in weights.items()])
         # sparsity 0 is dense: the quantile would be the smallest magnitude and prune that weight
-        self.threshold = quantile(flat, sparsity) if sparsity > 0 else flat.new_zeros(())
+        if flat.is_cuda:
+            assert self._below is not None
+            ordered = flat.sort().values
+            low, high = ordered[self._below], ordered[torch.add(self._below, 1).clamp_max(len(ordered) - 1)]
+            self.threshold = torch.lerp(low, high, self._part) * self._on
+        else:
+            self.threshold = quantile(flat, sparsity) if sparsity > 0 else flat.new_zeros(())
         for name, module in self._active.items():
             module.threshold.copy_(self.threshold * widths[name])
 

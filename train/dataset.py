@@ -24,12 +24,14 @@ class Dataset(ABC):
         preprocessing: how a picture becomes the network's input.
         classes: their names in the order of the labels.
         size: number of training pictures.
+        on_device: whether the pictures lie on the device and are augmented there, which is quick.
     """
 
     name: str
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     size: int
+    on_device: bool = False
 
     @abstractmethod
     def batches(
@@ -47,6 +49,15 @@ class Dataset(ABC):
         Yields:
             ``float32`` pictures ``(B, C, H, W)`` and ``int64`` labels ``(B,)``.
         """
+
+    def plain(self, indices: Tensor, device: torch.device, batch_size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training pictures by their indices, normalised but not augmented, to be held out and evaluated.
+
+        Raises:
+            UserError: this data set cannot do that.
+        """
+        del indices, device, batch_size
+        raise UserError(f"no training pictures of {self.name} can be held out; leave out --validate")
 
     @abstractmethod
     def evaluation(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

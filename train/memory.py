@@ -23,6 +23,8 @@ Pictures: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int64]]
 class MemoryDataset(Dataset):
     """A data set that fits into memory; the evaluation pictures are read only when they are asked for."""
 
+    on_device = True
+
     def __init__(
         self,
         name: str,
@@ -53,6 +55,14 @@ class MemoryDataset(Dataset):
             random = generator(device, seed, "augment", first_step + number)
             images = self._augment(self._images[indices].float(), random)
             yield (images / 255 - mean) / std, self._labels[indices]
+
+    def plain(self, indices: Tensor, device: torch.device, batch_size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
+        """See ``Dataset``."""
+        self._images, self._labels = self._images.to(device), self._labels.to(device)
+        mean = torch.tensor(self.preprocessing.mean, device=device).reshape(-1, 1, 1)
+        std = torch.tensor(self.preprocessing.std, device=device).reshape(-1, 1, 1)
+        for chosen in torch.split(indices.to(device), batch_size):
+            yield (self._images[chosen].float() / 255 - mean) / std, self._labels[chosen]
 
     def evaluation(self) -> Pictures:
         """See ``Dataset``."""

@@ -26,9 +26,9 @@ class Report(msgspec.Struct, frozen=True):
 
 @final
 class Reporter:
-    """A context manager that shows a bar and appends to a log."""
+    """A context manager that shows a bar and appends to a log; ``quiet`` shows no bar."""
 
-    def __init__(self, log: Path, title: str, steps: int) -> None:
+    def __init__(self, log: Path, title: str, steps: int, quiet: bool = False) -> None:
         self._log = log
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -37,6 +37,7 @@ class Reporter:
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
+            disable=quiet,
         )
         self._task = self._progress.add_task(title, total=steps, state="")
 
@@ -60,6 +61,10 @@ class Reporter:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._log.write_bytes(kept)
         self._progress.update(self._task, completed=step)
+
+    def say(self, message: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def report(self, report: Report) -> None:
         """Show and log one report."""

@@ -138,7 +138,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 99}, "has schema 99, this version reads up to 1"),
+        ({"schema_version": 99}, "has schema 99, this version reads up to 2"),
         ({"accuracy": "good"}, "is damaged"),
         ({"extra": 1}, "is damaged"),
         ({"files": {}}, "does not list weights.safetensors"),

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from runtime.data import Preprocessing
 from runtime.errors import UserError
 from st3.plan import SparsityPlan
+from train.distributed import World
 from train.loop import Job, fit, steps_of
 from train.memory import MemoryDataset, flip
+from train.optimizer import make_optimizer
 from train.progress import Report, Reporter
 from train.rates import cosine
 from train.recipe import Recipe, digest
 from train.settings import Settings
 from train.state import StateStore
-from train.trainer import Trainer, make_optimizer
+from train.trainer import Execution, Trainer
 
 
 def network() -> nn.Module:
@@ -48,7 +50,12 @@ def job(method: str = "st3", pattern: str = "unstructured", recipe: Recipe = REC
     sparsity = 0.0 if method == "dense" else None if ":" in pattern else 0.9
     plan = SparsityPlan(sparsity=sparsity, pattern=pattern)
     data = dataset()
-    values: dict[str, object] = {"epochs": 3.0, "steps": steps_of(recipe, data, 3, None), "seed": 0, **changes}
+    values: dict[str, object] = {
+        "epochs": 3.0,
+        "steps": steps_of(recipe.batch_size, data.size, 3, None),
+        "seed": 0,
+        **changes,
+    }
     settings = Settings(
         recipe="toy", recipe_digest=digest(recipe), method=method, plan=plan, batch_size=recipe.batch_size, **values
     )
@@ -71,7 +78,7 @@ def run(job: Job, folder: Path, resume: bool = False, die_at: int | None = None)
                     raise KilledError
 
             reporter.report = dying
-        return fit(job, store, reporter, resume)[0]
+        return fit(job, store, reporter, resume).trainer
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
@@ -90,8 +97,8 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     with pytest.raises(KilledError):
         run(job(method, pattern), tmp_path / "killed", die_at=die_at)
     resumed = run(job(method, pattern), tmp_path / "killed", resume=True)
-    assert same(whole.tensors(), resumed.tensors())
-    assert any(name.startswith("momentum.") for name in whole.tensors())
+    assert same(whole.state().tensors, resumed.state().tensors)
+    assert any(name.startswith("momentum.") for name in whole.state().tensors)
     logs = [
         [json.loads(line)["step"] for line in (tmp_path / f".{name}.training/log.jsonl").read_text().splitlines()]
         for name in ("whole", "killed")
@@ -101,8 +108,8 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 
 def test_the_seed_decides_everything(tmp_path: Path) -> None:
     first = run(job(), tmp_path / "a")
-    assert same(first.tensors(), run(job(), tmp_path / "b").tensors())
-    assert not same(first.tensors(), run(job(seed=1), tmp_path / "c").tensors())
+    assert same(first.state().tensors, run(job(), tmp_path / "b").state().tensors)
+    assert not same(first.state().tensors, run(job(seed=1), tmp_path / "c").state().tensors)
 
 
 def test_training_learns_and_reaches_its_sparsity(tmp_path: Path) -> None:
@@ -151,7 +158,7 @@ def test_starting_without_resume_forgets_the_old_state(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         run(job(seed=3), tmp_path / "x", die_at=7)
     fresh = run(job(), tmp_path / "x")
-    assert same(fresh.tensors(), run(job(), tmp_path / "y").tensors())
+    assert same(fresh.state().tensors, run(job(), tmp_path / "y").state().tensors)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path: Path) -> None:
@@ -168,12 +175,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path: Path
     found = StateStore(tmp_path / "x").load(job(recipe=recipe).settings)
     assert found is not None
     assert found[0].step == 6
-    assert all(tensor.isfinite().all() for tensor in found[1].values())
+    assert all(tensor.isfinite().all() for tensor in found[1].tensors.values())
 
 
 def test_weight_decay_only_on_latent_weights() -> None:
-    trainer = Trainer(RECIPE, job().settings, torch.device("cpu"))
-    decayed, others = make_optimizer(trainer.model, RECIPE).param_groups
+    trainer = Trainer(RECIPE, job().settings, torch.device("cpu"), Execution(), World())
+    decayed, others = make_optimizer(trainer.model, trainer.pruner, RECIPE).param_groups
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
     latent = [f"{index}.parametrizations.weight.original" for index in (0, 3, 6)]
     assert sorted(names[id(p)] for p in decayed["params"]) == latent
@@ -188,7 +195,7 @@ def test_gradient_is_clipped() -> None:
             data="toy", model=network, epochs=3, batch_size=16, learning_rate=0.1, rate=lambda progress: 1.0,
             momentum=0.0, weight_decay=0.0, begin=0.0, end=0.5, clip_norm=clip,
         )  # fmt: skip
-        trainer = Trainer(recipe, job("dense").settings, torch.device("cpu"))
+        trainer = Trainer(recipe, job("dense").settings, torch.device("cpu"), Execution(), World())
         before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
         trainer.step(torch.randn(16, 1, 8, 8), torch.arange(16) % 10, 0)
         moved = [after - start for after, start in zip(trainer.model.parameters(), before, strict=True)]
@@ -199,4 +206,4 @@ def test_gradient_is_clipped() -> None:
 
 def test_too_short_a_run_is_refused() -> None:
     with pytest.raises(UserError, match="make no step"):
-        steps_of(RECIPE, dataset(count=10), 1, None)
+        steps_of(16, 10, 1, None)
