@@ -29,7 +29,7 @@ class SparsityPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     sparsity: float | None = None
     pattern: str = "unstructured"
-    scope: str = "global"
+    scope: str | dict[str, float] = "global"
     begin: float = 0.0
     end: float = 0.5
     exempt: tuple[str, ...] = ()

@@ -76,7 +76,7 @@ def train(**given: Any) -> None:
     # imported here, so that --help need not wait for torch
     from train.distributed import join, leave
 
-    where = _device(given["device"], given["threads"])
+    where = device_of(given["device"], given["threads"])
     world = join(where.type == "cuda")
     try:
         _train(where, world, **given)
@@ -84,7 +84,12 @@ def train(**given: Any) -> None:
         leave()
 
 
-def _device(asked: str, threads: int | None) -> torch.device:
+def device_of(asked: str, threads: int | None) -> torch.device:
+    """What ``--device`` and ``--threads`` ask for.
+
+    Raises:
+        UserError: there is no GPU.
+    """
     import torch
 
     from runtime.errors import UserError
@@ -119,9 +124,8 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
     found = find_recipe(recipe)
     find_method(method)
     plan = make_plan(
-        found, method, given["sparsity"], given["layer_sparsity"], pattern=given["pattern"], scope=given["scope"],
-        exempt=given["exempt"],
-    )  # fmt: skip
+        found, method, given["sparsity"], given["pattern"], given["scope"], given["exempt"], given["layer_sparsity"]
+    )
     options = Options(
         epochs=given["epochs"],
         max_steps=given["max_steps"],

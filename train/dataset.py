@@ -35,16 +35,23 @@ class Dataset(ABC):
 
     @abstractmethod
     def batches(
-        self, order: Tensor, batch_size: int, first_step: int, seed: int, device: torch.device
+        self,
+        order: Tensor,
+        batch_size: int,
+        first_step: int,
+        seed: int,
+        device: torch.device,
+        shard: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented, normalised batches.
 
         Args:
             order: indices of the training pictures, as many as are wanted; a last short batch is dropped.
-            batch_size: pictures per batch.
+            batch_size: pictures per batch, all processes together.
             first_step: number of the first batch's step within the whole run, from which its augmentation follows.
             seed: the run's.
             device: where the batches shall lie.
+            shard: number of this process and of all processes; each reads its own consecutive part of every batch.
 
         Yields:
             ``float32`` pictures ``(B, C, H, W)`` and ``int64`` labels ``(B,)``.

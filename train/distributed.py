@@ -37,13 +37,6 @@ class World:
         """Whether this process writes the files."""
         return self.rank == 0
 
-    def share(self, batch: Tensor) -> Tensor:
-        """This process's part of a batch, along its first axis."""
-        if self.size == 1:
-            return batch
-        part = len(batch) // self.size
-        return batch[self.rank * part : (self.rank + 1) * part]
-
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with its gradients averaged over all processes by its backward pass."""
         if self.size == 1:

@@ -17,7 +17,7 @@ from train.distributed import World
 from train.evaluate import accuracy_of
 from train.progress import Report, Reporter
 from train.recipe import Recipe
-from train.seeds import derive, generator
+from train.seeds import generator
 from train.selection import Best, Selection
 from train.settings import Settings
 from train.state import State, StateStore
@@ -201,14 +201,8 @@ class _Loop:
         random = generator(torch.device("cpu"), settings.seed, "order", epoch)
         shuffled = self.training[torch.randperm(len(self.training), generator=random)]
         order = shuffled[done * settings.batch_size : self.per_epoch * settings.batch_size]
-        if dataset.on_device or world.size == 1:
-            # cheap enough to be augmented whole everywhere, and then the same as in one process
-            for images, labels in dataset.batches(order, settings.batch_size, step, settings.seed, device):
-                yield world.share(images), world.share(labels)
-            return
-        own = torch.cat([world.share(batch) for batch in torch.split(order, settings.batch_size)])
-        seed = derive(settings.seed, "rank", world.rank)
-        yield from dataset.batches(own, settings.batch_size // world.size, step, seed, device)
+        shard = (world.rank, world.size)
+        return dataset.batches(order, settings.batch_size, step, settings.seed, device, shard=shard)
 
     def _report(self, step: int) -> None:
         job, settings = self.job, self.job.settings

@@ -44,7 +44,13 @@ class MemoryDataset(Dataset):
         self._augment = augment
 
     def batches(
-        self, order: Tensor, batch_size: int, first_step: int, seed: int, device: torch.device
+        self,
+        order: Tensor,
+        batch_size: int,
+        first_step: int,
+        seed: int,
+        device: torch.device,
+        shard: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Dataset``; the pictures move to the device once."""
         self._images, self._labels = self._images.to(device), self._labels.to(device)
@@ -54,7 +60,9 @@ class MemoryDataset(Dataset):
         for number, indices in enumerate(whole):
             random = generator(device, seed, "augment", first_step + number)
             images = self._augment(self._images[indices].float(), random)
-            yield (images / 255 - mean) / std, self._labels[indices]
+            part = batch_size // shard[1]
+            own = slice(shard[0] * part, (shard[0] + 1) * part)
+            yield (images[own] / 255 - mean) / std, self._labels[indices[own]]
 
     def plain(self, indices: Tensor, device: torch.device, batch_size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Dataset``."""

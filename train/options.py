@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -41,18 +40,31 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def make_plan(
-    recipe: Recipe, method: str, sparsity: float | None, layers: tuple[str, ...], **more: Any
+    recipe: Recipe,
+    method: str,
+    sparsity: float | None,
+    pattern: str,
+    scope: str,
+    exempt: tuple[str, ...],
+    layers: tuple[str, ...],
 ) -> SparsityPlan:
     """The plan with the recipe's schedule; ``layers`` are ``NAME=VALUE`` pairs.
 
     Raises:
-        UserError: a value is out of its range, or a pair is none.
+        UserError: a value is out of its range, a pair is none, or a scope was given with pairs.
     """
-    if method == "dense" and sparsity is None and more["pattern"] == "unstructured":
+    if method == "dense" and sparsity is None and pattern == "unstructured":
         sparsity = 0.0
-    if layers:
-        more["layers"] = dict(_pair(text) for text in layers)
-    return SparsityPlan(sparsity=sparsity, begin=recipe.begin, end=recipe.end, **more)
+    if layers and scope != "global":
+        raise UserError(f"--scope {scope} and --layer-sparsity contradict each other; leave one out")
+    return SparsityPlan(
+        sparsity=sparsity,
+        pattern=pattern,
+        scope=dict(_pair(text) for text in layers) if layers else scope,
+        begin=recipe.begin,
+        end=recipe.end,
+        exempt=exempt,
+    )
 
 
 def _pair(text: str) -> tuple[str, float]:

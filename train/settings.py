@@ -58,7 +58,8 @@ def checkpoint_name(method: str, plan: SparsityPlan) -> str:
     """Folder name of a run's checkpoint: ``dense``, ``st3-unstructured-0.9``, ``st3-2to4-0.5``."""
     if method == "dense":
         return method
-    scope = "" if plan.scope == "global" else f"-{plan.scope}"
+    kind = plan.scope if isinstance(plan.scope, str) else "per-layer"
+    scope = "" if kind == "global" else f"-{kind}"
     return f"{method}-{plan.pattern.replace(':', 'to')}-{plan.target:g}{scope}"
 
 

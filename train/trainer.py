@@ -47,7 +47,9 @@ class Execution(msgspec.Struct, frozen=True):
 class Sparsifier(Protocol):
     """What keeps the weights sparse: a pruner, and after its bake the frozen masks."""
 
-    threshold: Tensor
+    @property
+    def threshold(self) -> Tensor:
+        """The present global threshold, a scalar."""
 
     @property
     def capturable(self) -> bool:

@@ -62,9 +62,16 @@ class _ImageFolders(Dataset):
         self._train, self._val = train, val
 
     def batches(
-        self, order: Tensor, batch_size: int, first_step: int, seed: int, device: torch.device
+        self,
+        order: Tensor,
+        batch_size: int,
+        first_step: int,
+        seed: int,
+        device: torch.device,
+        shard: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Dataset``; the augmentation of a picture follows from the seed and its place in the run."""
+        assert shard == (0, 1)
         first = first_step * batch_size
         pairs = list(zip(order.tolist(), range(first, first + len(order)), strict=True))
         mean = torch.tensor(self.preprocessing.mean, device=device).reshape(-1, 1, 1)
