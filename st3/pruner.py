@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 import math
 from collections.abc import Callable
 from typing import final
@@ -9,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from runtime.errors import UserError
 from st3 import parametrization
 from st3.layers import Prunable, prunable_layers
 from st3.parametrization import Effective, SparseWeight
@@ -52,6 +55,10 @@ class Pruner:
         self.threshold = torch.zeros(())
         self._groups = parse_pattern(plan.pattern)
         self._layers = prunable_layers(model)
+        for pattern in plan.exempt:
+            if not fnmatch.filter(self._layers, pattern):
+                near = difflib.get_close_matches(pattern, self._layers, n=5) or list(self._layers)[:5]
+                raise UserError(f"exempt {pattern!r} fits no layer of the model; near it are {', '.join(near)}")
         self._active: dict[str, SparseWeight] = {}
         self._masks: dict[str, Tensor] = {}
         self._width = width

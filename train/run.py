@@ -66,13 +66,14 @@ def train_checkpoint(
     assert evaluation is not None
     trainer = fitted.trainer
     trainer.bake()
-    info = _describe(job, fitted, evaluation)
+    info = describe(job, fitted, evaluation)
     checkpoint = write_checkpoint(folder, trainer.model, info, trainer.pruner.patterns, store.log)
     store.clear()
     return checkpoint
 
 
-def _describe(job: Job, fitted: Fitted, evaluation: EvaluationSet) -> CheckpointInfo:
+def describe(job: Job, fitted: Fitted, evaluation: EvaluationSet) -> CheckpointInfo:
+    """What a checkpoint says of a baked model and its run, with its accuracy on the evaluation set."""
     settings, execution = job.settings, job.execution
     accuracy, loss = evaluate(fitted.trainer.model, evaluation, job.device)
     ways = (("compiled", execution.compile), ("graph", execution.graph))

@@ -221,8 +221,8 @@ class Trainer:
             raise UserError("the saved state is of another network; train without --resume") from error
         restore_momentum(self._optimizer, self.model, part_of(state.tensors, "momentum"))
         if state.scaler:
-            tracker = int(state.scaler["_growth_tracker"])
-            self._scaler.load_state_dict({**state.scaler, "_growth_tracker": tracker})
+            counts = {name: int(state.scaler[name]) for name in ("_growth_tracker", "growth_interval")}
+            self._scaler.load_state_dict({**state.scaler, **counts})
 
 
 def part_of(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
