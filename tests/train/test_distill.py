@@ -93,8 +93,8 @@ def test_a_run_begins_at_a_checkpoints_weights(tmp_path: Path) -> None:
     load_start(source, model)
     assert same(model.state_dict(), found.trainer.model.state_dict())
     assert start_digest(source) == load_checkpoint(tmp_path / "first").info.files["weights.safetensors"]
-    begun = run(job(steps=1, more={"execution": Execution(start=source), "save_every": 1}), tmp_path / "x")
-    cold = run(job(steps=1, more={"save_every": 1}), tmp_path / "y")
+    begun = run(job("dense", steps=1, more={"execution": Execution(start=source), "save_every": 1}), tmp_path / "x")
+    cold = run(job("dense", steps=1, more={"save_every": 1}), tmp_path / "y")
     moved = [
         (weight - first).norm().item()
         for weight, first in zip(begun.model.parameters(), found.trainer.model.parameters(), strict=True)

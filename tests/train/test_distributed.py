@@ -68,9 +68,8 @@ def test_two_processes_are_one_process_that_cuts_its_batches_in_two(method: str,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (safetensors.torch.load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
-    own = {
-        name for name in first if "running" in name or "num_batches" in name
-    }  # the statistics are of a process's own pictures
+    # the statistics are of a process's own pictures
+    own = {name for name in first if "running" in name or "num_batches" in name}
     assert own
     for name in first.keys() - own:
         assert torch.equal(first[name], second[name]), f"{name} differs between the processes"

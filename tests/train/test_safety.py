@@ -178,7 +178,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     [
         (
             ["--learning-rate", "30"],
-            "--learning-rate 30 is 300 times the recipe's 0.1; give one within a factor of 100",
+            "--learning-rate 30 is 150 times the recipe's 0.2; give one within",
         ),
         (["--precision", "fp8"], "unknown precision 'fp8'; choose one of fp32, bf16, fp16"),
         (["--accumulate", "5"], "cannot be shared by 1 processes in 5 parts"),
