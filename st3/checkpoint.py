@@ -27,7 +27,7 @@ from st3.layers import kind, prunable_layers
 from st3.parametrization import parametrized
 from st3.plan import SparsityPlan
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INFO_FILE = "checkpoint.json"
 WEIGHT_FILE = "weights.safetensors"
 GRAPH_FILE = "graph.pt2"
@@ -51,7 +51,12 @@ class CheckpointInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``checkpoint.json``. Sparsities are fractions of zeros among the prunable weights, accuracy is top-1 in [0, 1].
 
     ``write_checkpoint`` fills in ``sparsity``, ``layers`` and ``files``; ``loss`` is the mean over the evaluation set.
-    ``recipe_digest`` changes with every value of the recipe.
+    ``recipe_digest`` changes with every value of the recipe; ``changes`` are its values that options replaced.
+    ``epochs`` and ``steps`` are without fine-tuning. ``precision`` is that of the training's forward and backward pass,
+    ``execution`` how its steps were run (``eager``, ``compiled``, ``graph``, joined by ``+``), ``world_size`` on how
+    many processes. ``teacher`` and ``start`` are digests of the weights that taught it and that it began with.
+    ``selected_step`` is the step whose weights ``held_out`` training pictures chose; ``None`` for the last one's.
+    Schema 1 had none of ``precision`` to ``selected_step``.
     """
 
     recipe: str
@@ -77,6 +82,15 @@ class CheckpointInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sparsity: float = 0.0
     layers: tuple[LayerInfo, ...] = ()
     files: dict[str, str] = {}
+    precision: str = "fp32"
+    execution: str = "eager"
+    world_size: int = 1
+    finetune_steps: int = 0
+    teacher: str = ""
+    start: str = ""
+    changes: dict[str, float | str | bool] = {}
+    held_out: int = 0
+    selected_step: int | None = None
     schema_version: int = SCHEMA_VERSION
 
 
@@ -120,16 +134,17 @@ def write_checkpoint(
         log: a log file to be copied into the checkpoint.
 
     Raises:
-        UserError: the model still has parametrizations.
+        UserError: the model still has parametrizations, or the files cannot be written.
     """
     if any(parametrized(layer) for layer in prunable_layers(model).values()):
         raise UserError("the model is not baked: call pruner.bake() before writing the checkpoint")
+    program = export_graph(model, info.preprocessing.shape)
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
-        save_graph(export_graph(model, info.preprocessing.shape), part / GRAPH_FILE)
+        part.mkdir(parents=True)
+        save_graph(program, part / GRAPH_FILE)
         # adding +0 turns a -0 into +0, so that a zero is one bit pattern for every reader
         weights = {name: (value.detach() + 0).cpu().contiguous() for name, value in model.state_dict().items()}
         safetensors.torch.save_file(weights, part / WEIGHT_FILE)
@@ -147,6 +162,12 @@ def write_checkpoint(
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
+    except (OSError, safetensors.SafetensorError, RuntimeError) as error:  # the last is how torch's writer fails
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the checkpoint {folder} cannot be written ({reason}); make room and repeat the command, with --resume it "
+            f"goes on from the saved state"
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

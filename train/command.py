@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import pkgutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from st3.checkpoint import CheckpointInfo
+    from train.distributed import World
+
+
+def _method_help() -> str:
+    # named by their files, since importing them would import torch
+    folder = Path(__file__).parent.parent / "st3" / "methods"
+    names = sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(folder)]))
+    return f"{', '.join(names[:-1])} or {names[-1]}."
+
+
+_POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
 @click.argument("recipe")
-@click.option("--method", default="st3", show_default=True, help="dense, st3, st3-sigma, gmp or ste.")
+@click.option("--method", default="st3", show_default=True, help=_method_help())
 @click.option("--sparsity", type=float, help="Fraction of zeros in [0, 1); an N:M pattern fixes it.")
-@click.option("--pattern", default="unstructured", show_default=True, help="unstructured, or N:M, for instance 2:4.")
-@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Passes over data.  [default: recipe's]")
+@click.option("--pattern", default="unstructured", show_default=True, help="Which weights are pruned together; 2:4.")
+@click.option("--scope", default="global", show_default=True, help="How the zeros are spread over the layers.")
+@click.option("--exempt", multiple=True, metavar="NAME", help="A layer that stays dense; wildcards; repeatable.")
+@click.option("--layer-sparsity", multiple=True, metavar="NAME=VALUE", help="One layer's own sparsity; repeatable.")
+@click.option("--epochs", type=_POSITIVE, help="Passes over data.  [default: recipe's]")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Make the whole run this many steps at most.")
+@click.option("--finetune-epochs", type=click.FloatRange(min=0), help="Passes after the bake.  [default: recipe's]")
+@click.option("--learning-rate", type=_POSITIVE, help="Peak rate.  [default: recipe's]")
+@click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="[default: recipe's]")
+@click.option("--clip-norm", type=_POSITIVE, help="Largest norm of the gradient.  [default: recipe's]")
+@click.option("--accumulate", type=click.IntRange(min=1), help="Parts that a batch is cut into.  [default: recipe's]")
+@click.option("--ema", type=click.FloatRange(0, 1, max_open=True), help="Decay of averaged weights; 0: none.")
+@click.option("--precision", help="fp32, bf16 or fp16.  [default: recipe's on a GPU, fp32 on a CPU]")
+@click.option("--channels-last/--no-channels-last", default=None, help="Memory layout NHWC.  [default: recipe's]")
+@click.option("--compile", is_flag=True, help="Run the network through torch.compile.")
+@click.option("--cuda-graph/--no-cuda-graph", default=None, help="Capture the step.  [default: where it can be]")
+@click.option("--teacher", type=click.Path(path_type=Path), help="A dense checkpoint to learn from.")
+@click.option("--temperature", type=_POSITIVE, help="Of the distillation.  [default: recipe's]")
+@click.option("--teacher-weight", type=click.FloatRange(0, 1), help="Its share of the loss.  [default: recipe's]")
+@click.option("--init-from", default="", metavar="CHECKPOINT|torchvision:WEIGHTS", help="The first weights.")
+@click.option("--validate", type=click.IntRange(min=1), metavar="PICTURES", help="Hold out; keep the best weights.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all randomness.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
@@ -25,73 +62,111 @@ import click
     "--evaluation", type=click.Path(path_type=Path), help="The evaluation set.  [default: runs/<recipe>/evaluation]"
 )
 @click.option("--resume", is_flag=True, help="Go on from the last saved state; do nothing if the checkpoint is there.")
-@click.option("--save-every", type=click.IntRange(min=1), default=100, show_default=True, help="Steps between states.")
+@click.option("--save-every", type=click.IntRange(min=1), help="Steps between states.  [default: one every 30 s]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-def train(
-    recipe: str,
-    method: str,
-    sparsity: float | None,
-    pattern: str,
-    epochs: float | None,
-    max_steps: int | None,
-    seed: int,
-    device: str,
-    threads: int | None,
-    data: Path | None,
-    out: Path | None,
-    evaluation: Path | None,
-    resume: bool,
-    save_every: int,
-    as_json: bool,
-) -> None:
+def train(**given: Any) -> None:
     """Train RECIPE with one method, and write a checkpoint.
 
-    A run that is killed leaves its last saved state; the same command with --resume goes on from it.
+    A run that is killed leaves its last saved state; the same command with --resume goes on from it. SIGTERM makes it
+    save its state and exit with status 143.
+
+    On several GPUs: torchrun --nproc-per-node N -m train RECIPE ... Each process trains on its share of every batch,
+    with the statistics of batch normalisations of that share; all must see the same --out.
     """
     # imported here, so that --help need not wait for torch
+    from train.distributed import join, leave
+
+    where = device_of(given["device"], given["threads"])
+    world = join(where.type == "cuda")
+    try:
+        _train(where, world, **given)
+    finally:
+        leave()
+
+
+def device_of(asked: str, threads: int | None) -> torch.device:
+    """What ``--device`` and ``--threads`` ask for.
+
+    Raises:
+        UserError: there is no GPU.
+    """
     import torch
 
     from runtime.errors import UserError
-    from st3.plan import SparsityPlan
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; use --device cpu, or install a torch with CUDA")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if asked == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.benchmark = True  # every step has the same shapes
+    return torch.device("cuda")
+
+
+_CHANGES = (
+    "learning_rate", "label_smoothing", "clip_norm", "accumulate", "ema", "channels_last", "temperature",
+    "teacher_weight", "finetune_epochs",
+)  # fmt: skip
+"""Options that replace a value of the recipe."""
+
+
+def _train(where: torch.device, world: World, *, recipe: str, method: str, out: Path | None, **given: Any) -> None:
     from st3.registry import find_method
     from train.dataset import load_dataset, prepare_evaluation_set
-    from train.loop import Job, steps_of
-    from train.recipe import digest, find_recipe
+    from train.lock import locked
+    from train.options import Options, make_job, make_plan
+    from train.recipe import find_recipe
     from train.run import completed, train_checkpoint
-    from train.settings import Settings, checkpoint_name
+    from train.settings import checkpoint_name
+    from train.stop import EXIT_CODE, StoppedError, stop_on_sigterm
 
     found = find_recipe(recipe)
     find_method(method)
-    if method == "dense" and sparsity is None and pattern == "unstructured":
-        sparsity = 0.0
-    plan = SparsityPlan(sparsity=sparsity, pattern=pattern, begin=found.begin, end=found.end)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU here; use --device cpu, or install a torch with CUDA")
-    where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    plan = make_plan(
+        found, method, given["sparsity"], given["pattern"], given["scope"], given["exempt"], given["layer_sparsity"]
+    )
+    options = Options(
+        epochs=given["epochs"],
+        max_steps=given["max_steps"],
+        seed=given["seed"],
+        precision=given["precision"],
+        compile=given["compile"],
+        graph=given["cuda_graph"],
+        validate=given["validate"] or 0,
+        init_from=given["init_from"],
+        teacher=given["teacher"],
+        save_every=given["save_every"],
+        changes={name: given[name] for name in _CHANGES if given[name] is not None},
+    )
     home = Path("runs") / recipe
     out = out or home / "checkpoints" / checkpoint_name(method, plan)
-    dataset = load_dataset(found.data, data or Path("data") / found.data.replace("_", "-"))
-    epochs = found.epochs if epochs is None else epochs
-    steps = steps_of(found, dataset, epochs, max_steps)
-    settings = Settings(recipe, digest(found), method, plan, epochs, steps, found.batch_size, seed)
-    checkpoint = completed(out, settings) if resume else None
-    already = checkpoint is not None
-    if checkpoint is None:
-        pictures = prepare_evaluation_set(dataset, evaluation or home / "evaluation")
-        checkpoint = train_checkpoint(out, Job(found, settings, dataset, where, save_every), pictures, resume)
-    _tell(checkpoint.folder, already, as_json)
+    dataset = load_dataset(found.data, given["data"] or Path("data") / found.data.replace("_", "-"))
+    job, remark = make_job(recipe, found, method, plan, options, dataset, where, world)
+    # torchrun starts all processes anew when one has died; they go on from the last state
+    resume = given["resume"] or world.restarts > 0
+    with locked(out) if world.first else contextlib.nullcontext(), stop_on_sigterm() as stop:
+        checkpoint = completed(out, job.settings) if resume else None
+        already = checkpoint is not None
+        if checkpoint is None:
+            pictures = (
+                prepare_evaluation_set(dataset, given["evaluation"] or home / "evaluation") if world.first else None
+            )
+            try:
+                checkpoint = train_checkpoint(out, job, pictures, resume, stop, remark)
+            except StoppedError as stopped:
+                click.echo(f"{stopped}; the state is saved, go on with --resume", err=True)
+                raise SystemExit(EXIT_CODE) from None
+    if checkpoint is not None and world.first:
+        _tell(checkpoint.folder, checkpoint.info, already, given["as_json"])
 
 
-def _tell(folder: Path, already: bool, as_json: bool) -> None:
+def _tell(folder: Path, info: CheckpointInfo, already: bool, as_json: bool) -> None:
     import msgspec
 
-    from st3.checkpoint import load_checkpoint
-
-    info = load_checkpoint(folder, verify=False).info
     if as_json:
         click.echo(msgspec.json.encode({"checkpoint": str(folder), **msgspec.to_builtins(info)}).decode())
         return
-    how = "already complete" if already else f"{info.steps} steps in {info.train_seconds:.1f} s"
+    steps = info.steps + info.finetune_steps
+    how = "already complete" if already else f"{steps} steps in {info.train_seconds:.1f} s"
     click.echo(f"{folder}  top-1 {info.accuracy:.4f}  loss {info.loss:.4f}  sparsity {info.sparsity:.4f}  {how}")

@@ -10,6 +10,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from runtime.errors import UserError
+
 
 class Report(msgspec.Struct, frozen=True):
     """Where the training stands. ``loss`` and ``accuracy`` are means over the training pictures since the last one."""
@@ -26,9 +28,9 @@ class Report(msgspec.Struct, frozen=True):
 
 @final
 class Reporter:
-    """A context manager that shows a bar and appends to a log."""
+    """A context manager that shows a bar and appends to a log; ``quiet`` shows no bar."""
 
-    def __init__(self, log: Path, title: str, steps: int) -> None:
+    def __init__(self, log: Path, title: str, steps: int, quiet: bool = False) -> None:
         self._log = log
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -37,6 +39,7 @@ class Reporter:
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
+            disable=quiet,
         )
         self._task = self._progress.add_task(title, total=steps, state="")
 
@@ -61,12 +64,27 @@ class Reporter:
         self._log.write_bytes(kept)
         self._progress.update(self._task, completed=step)
 
+    def say(self, message: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
     def report(self, report: Report) -> None:
-        """Show and log one report."""
-        with self._log.open("ab") as stream:
-            stream.write(msgspec.json.encode(report) + b"\n")
+        """Show and log one report.
+
+        Raises:
+            UserError: the log cannot be written, for instance because the disk is full.
+        """
+        try:
+            _append(self._log, msgspec.json.encode(report) + b"\n")
+        except OSError as error:
+            raise UserError(f"{self._log} cannot be written ({error}); make room and go on with --resume") from error
         state = (
             f"epoch {report.epoch:.2f}  loss {report.loss:.4f}  accuracy {report.accuracy:.4f}  "
             f"sparsity {report.sparsity:.4f}  threshold {report.threshold:.5f}"
         )
         self._progress.update(self._task, completed=report.step, state=state)
+
+
+def _append(path: Path, line: bytes) -> None:
+    with path.open("ab") as stream:
+        stream.write(line)

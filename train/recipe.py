@@ -33,7 +33,14 @@ class Recipe(msgspec.Struct, frozen=True):
         nesterov: whether the momentum is Nesterov's.
         label_smoothing: of the cross-entropy.
         clip_norm: largest global norm of the gradient.
-        half: train in float16 with automatic mixed precision on a GPU.
+        precision: of the forward and backward pass on a GPU, one of ``train.precision.NAMES``; weights stay float32.
+        channels_last: lay pictures and weights out as NHWC in memory.
+        accumulate: parts that a batch is cut into, one after the other, where it does not fit into memory.
+        ema: decay per step of the moving average of the weights that is evaluated and stored; 0 means none.
+        temperature: of teacher's and student's logits (Hinton et al. 2015, arXiv 1503.02531).
+        teacher_weight: share of the teacher in the loss, in [0, 1]; counts only where there is a teacher.
+        finetune_epochs: passes over the data after the pruning is over and its mask frozen.
+        finetune_rate: factor on the peak rate while fine-tuning.
     """
 
     data: str
@@ -49,7 +56,14 @@ class Recipe(msgspec.Struct, frozen=True):
     nesterov: bool = False
     label_smoothing: float = 0.0
     clip_norm: float = 3.0
-    half: bool = False
+    precision: str = "fp32"
+    channels_last: bool = True
+    accumulate: int = 1
+    ema: float = 0.0
+    temperature: float = 4.0
+    teacher_weight: float = 0.5
+    finetune_epochs: float = 0.0
+    finetune_rate: float = 0.01
 
 
 def digest(recipe: Recipe) -> str:

@@ -9,11 +9,12 @@ import torch
 from runtime.data import EvaluationSet
 from st3.checkpoint import INFO_FILE, Checkpoint, CheckpointInfo, load_checkpoint, write_checkpoint
 from train.evaluate import evaluate
-from train.loop import Job, fit
+from train.loop import Fitted, Job, fit
 from train.progress import Reporter
 from train.provenance import commit, versions
 from train.settings import Settings, refuse_difference
 from train.state import StateStore
+from train.stop import Stop
 
 
 def completed(folder: Path, settings: Settings) -> Checkpoint | None:
@@ -25,30 +26,58 @@ def completed(folder: Path, settings: Settings) -> Checkpoint | None:
     if not (folder / INFO_FILE).is_file():
         return None
     checkpoint = load_checkpoint(folder)
-    info = checkpoint.info
-    found = Settings(
-        recipe=info.recipe,
-        recipe_digest=info.recipe_digest,
-        method=info.method,
-        plan=info.plan,
-        epochs=info.epochs,
-        steps=info.steps,
-        batch_size=info.batch_size,
-        seed=info.seed,
-    )
+    found = Settings(**{name: getattr(checkpoint.info, name) for name in Settings.__struct_fields__})
     refuse_difference(settings, found, str(folder))
     return checkpoint
 
 
-def train_checkpoint(folder: Path, job: Job, evaluation: EvaluationSet, resume: bool) -> Checkpoint:
-    """Train, bake, evaluate, write; the resume state is removed when the checkpoint is complete."""
-    settings = job.settings
+def train_checkpoint(
+    folder: Path,
+    job: Job,
+    evaluation: EvaluationSet | None,
+    resume: bool,
+    stop: Stop | None = None,
+    remark: str = "",
+) -> Checkpoint | None:
+    """Train, bake, evaluate, write; the resume state is removed when the checkpoint is complete.
+
+    Args:
+        folder: where to.
+        job: what to train.
+        evaluation: pictures to measure the accuracy on; the first process needs them.
+        resume: go on from the last saved state.
+        stop: a request to end early.
+        remark: a line to show at the start.
+
+    Returns:
+        The checkpoint; ``None`` in every process but the first, which writes it.
+
+    Raises:
+        UserError: the training failed, or a file cannot be written; the last state is kept.
+        StoppedError: ``stop`` was requested; the state is saved.
+    """
     store = StateStore(folder)
-    with Reporter(store.log, folder.name, settings.steps) as reporter:
-        trainer, seconds = fit(job, store, reporter, resume)
-    trainer.pruner.bake()
-    accuracy, loss = evaluate(trainer.model, evaluation, job.device)
-    info = CheckpointInfo(
+    with Reporter(store.log, folder.name, job.settings.all_steps, quiet=not job.world.first) as reporter:
+        if remark and job.world.first:
+            reporter.say(remark)
+        fitted = fit(job, store, reporter, resume, stop)
+    if not job.world.first:
+        return None
+    assert evaluation is not None
+    trainer = fitted.trainer
+    trainer.bake()
+    info = describe(job, fitted, evaluation)
+    checkpoint = write_checkpoint(folder, trainer.model, info, trainer.pruner.patterns, store.log)
+    store.clear()
+    return checkpoint
+
+
+def describe(job: Job, fitted: Fitted, evaluation: EvaluationSet) -> CheckpointInfo:
+    """What a checkpoint says of a baked model and its run, with its accuracy on the evaluation set."""
+    settings, execution = job.settings, job.execution
+    accuracy, loss = evaluate(fitted.trainer.model, evaluation, job.device)
+    ways = (("compiled", execution.compile), ("graph", execution.graph))
+    return CheckpointInfo(
         recipe=settings.recipe,
         recipe_digest=settings.recipe_digest,
         method=settings.method,
@@ -66,10 +95,16 @@ def train_checkpoint(folder: Path, job: Job, evaluation: EvaluationSet, resume: 
         batch_size=settings.batch_size,
         device=torch.cuda.get_device_name() if job.device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
-        train_seconds=seconds,
+        train_seconds=fitted.seconds,
         commit=commit(),
         versions=versions(),
+        precision=settings.precision,
+        execution="+".join(name for name, used in ways if used) or "eager",
+        world_size=job.world.size,
+        finetune_steps=settings.finetune_steps,
+        teacher=settings.teacher,
+        start=settings.start,
+        changes=settings.changes,
+        held_out=settings.held_out,
+        selected_step=fitted.best.step if fitted.best else None,
     )
-    checkpoint = write_checkpoint(folder, trainer.model, info, trainer.pruner.patterns, store.log)
-    store.clear()
-    return checkpoint

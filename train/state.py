@@ -3,11 +3,12 @@
 Beside the checkpoint lies, while it is being trained, the folder ``.<name>.training``::
 
     log.jsonl                          one line per report
-    state-00000300/tensors.safetensors latent weights, thresholds, statistics, momentum
+    state-00000300/tensors.safetensors latent weights, thresholds, statistics, momentum, average, masks, best weights
     state-00000300/state.json          settings, step, digest of the tensors
 
 A state is written under another name, flushed to the disk and renamed, and only then is the one before it removed. The
 order of the pictures and all randomness follow from seed and step (``train/seeds.py``), so no generator is saved.
+With several processes the first one writes; the folder must be one that all of them see.
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ from torch import Tensor
 
 from runtime.data import sha256_of
 from runtime.errors import UserError
+from train.selection import Best
 from train.settings import Settings, refuse_difference
 
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
 _TENSORS, _JSON = "tensors.safetensors", "state.json"
 
 
 class Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``state.json``: ``step`` optimiser steps are done, in ``seconds``; ``scaler`` is the gradient scaler's state."""
+    """``state.json``: ``step`` optimiser steps are done, in ``seconds``; ``scaler`` is the gradient scaler's state.
+
+    ``best`` says which are the best weights so far, where pictures were held out to select them by.
+    """
 
     schema_version: int
     settings: Settings
@@ -39,6 +44,15 @@ class Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float
     scaler: dict[str, float]
     tensors_sha256: str
+    best: Best | None = None
+
+
+class State(msgspec.Struct, frozen=True):
+    """What a trainer needs to go on: tensors by name, the gradient scaler's numbers, the best weights so far."""
+
+    tensors: dict[str, Tensor]
+    scaler: dict[str, float]
+    best: Best | None = None
 
 
 @final
@@ -53,27 +67,42 @@ class StateStore:
         """Remove everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def save(
-        self, settings: Settings, step: int, seconds: float, scaler: dict[str, float], tensors: dict[str, Tensor]
-    ) -> None:
-        """Write the state after ``step`` steps, then remove the older ones."""
-        part, final = self.folder / "part", self.folder / f"state-{step:08d}"
+    def save(self, settings: Settings, step: int, seconds: float, state: State) -> None:
+        """Write the state after ``step`` steps, then remove the older ones.
+
+        Raises:
+            UserError: it cannot be written, for instance because the disk is full; the state before it is kept.
+        """
+        final = self.folder / f"state-{step:08d}"
+        try:
+            self._write(final, settings, step, seconds, state)
+        except (OSError, safetensors.SafetensorError) as error:
+            shutil.rmtree(self.folder / "part", ignore_errors=True)
+            kept = [path.name for path in self._states()]
+            raise UserError(
+                f"the state after step {step} cannot be written to {self.folder} ({error}); "
+                f"{f'{kept[-1]} is kept' if kept else 'there is no earlier one'}; make room and go on with --resume"
+            ) from error
+        for older in self._states():
+            if older != final:
+                shutil.rmtree(older)
+
+    def _write(self, final: Path, settings: Settings, step: int, seconds: float, state: State) -> None:
+        part = self.folder / "part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
         safetensors.torch.save_file(contiguous, part / _TENSORS)
-        saved = Saved(STATE_SCHEMA, settings, step, seconds, scaler, sha256_of(part / _TENSORS))
+        digest = sha256_of(part / _TENSORS)
+        saved = Saved(STATE_SCHEMA, settings, step, seconds, state.scaler, digest, state.best)
         (part / _JSON).write_bytes(msgspec.json.encode(saved))
         for path in (part / _TENSORS, part / _JSON, part):
             _flush(path)
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
         _flush(self.folder)
-        for older in self._states():
-            if older != final:
-                shutil.rmtree(older)
 
-    def load(self, settings: Settings) -> tuple[Saved, dict[str, Tensor]] | None:
+    def load(self, settings: Settings) -> tuple[Saved, State] | None:
         """The newest state, or ``None`` if the run has not saved one yet.
 
         Raises:
@@ -92,7 +121,7 @@ class StateStore:
         if not intact:
             raise UserError(f"the saved state {newest} is damaged or of another version; train without --resume")
         refuse_difference(settings, saved.settings, str(self.folder))
-        return saved, tensors
+        return saved, State(tensors, saved.scaler, saved.best)
 
     def _states(self) -> list[Path]:
         return sorted(self.folder.glob("state-*"))

@@ -2,103 +2,229 @@
 
 from __future__ import annotations
 
-from typing import final
+import gc
+from pathlib import Path
+from typing import Protocol, cast, final
 
+import msgspec
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.errors import UserError
-from st3.layers import prunable_layers
+from st3.pruner import Pruner
 from st3.registry import attach
+from train.distill import Network, load_teacher, loss_of
+from train.distributed import World
+from train.ema import Average
+from train.finetune import FrozenMasks
+from train.graph_step import GraphStep
+from train.optimizer import make_optimizer, momentum, restore_momentum, set_rate
+from train.precision import autocast, grad_scaler
 from train.recipe import Recipe
 from train.seeds import derive
 from train.settings import Settings
+from train.start import load_start
+from train.state import State
+from train.sums import Sums, Totals
+
+
+class Execution(msgspec.Struct, frozen=True):
+    """How the steps are executed; it decides speed and rounding, not what is computed.
+
+    Attributes:
+        graph: capture the step in a CUDA graph.
+        compile: run the network through ``torch.compile``.
+        start: ``--init-from``; empty for random weights.
+        teacher: the teacher's checkpoint.
+    """
+
+    graph: bool = False
+    compile: bool = False
+    start: str = ""
+    teacher: Path | None = None
+
+
+class Sparsifier(Protocol):
+    """What keeps the weights sparse: a pruner, and after its bake the frozen masks."""
+
+    @property
+    def threshold(self) -> Tensor:
+        """The present global threshold, a scalar."""
+
+    @property
+    def capturable(self) -> bool:
+        """Whether the step that was last aimed at may be captured in a graph."""
+
+    def aim(self, progress: float) -> None:
+        """Bring the numbers of a step to the device."""
+
+    def adjust_gradients(self) -> None:
+        """Change the gradients between backward pass and clipping."""
+
+    def update(self) -> None:
+        """Device work after the optimiser's step."""
 
 
 @final
 class Trainer:
-    """Model, pruner and optimiser of one run."""
+    """Model, pruner and optimiser of one run.
 
-    def __init__(self, recipe: Recipe, settings: Settings, device: torch.device) -> None:
+    Attributes:
+        model: the network itself, without what trains it on many processes.
+        pruner: of the main part of the run; baked when fine-tuning begins.
+        learning_rate: of the last step.
+    """
+
+    def __init__(
+        self, recipe: Recipe, settings: Settings, device: torch.device, execution: Execution, world: World
+    ) -> None:
         torch.manual_seed(derive(settings.seed, "weights"))
-        self.model = recipe.model().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.pruner = attach(self.model, settings.plan, settings.method)
+        model = recipe.model()
+        if execution.start:
+            load_start(execution.start, model)
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.pruner: Pruner = attach(self.model, settings.plan, settings.method)
         self.learning_rate = 0.0
-        self._recipe, self._settings, self._device = recipe, settings, device
-        self._optimizer = make_optimizer(self.model, recipe)
-        self._half = recipe.half and device.type == "cuda"
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self._half)
+        self._recipe, self._settings, self._device, self._layout = recipe, settings, device, layout
+        self._execution, self._world = execution, world
+        self._optimizer = make_optimizer(self.model, self.pruner, recipe)
+        self._parameters = list(self.model.parameters())
+        self._scaler = grad_scaler(settings.precision, device)
+        self._teacher: Network | None = load_teacher(execution.teacher, device) if execution.teacher else None
+        self._sums = Sums(device)
+        self._masks: FrozenMasks | None = None
+        self._purpose = "forward" if world.first else f"forward of {world.rank}"
+        self._prepare()
 
-    def step(self, images: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """Take optimiser step ``number`` (from 0).
+    def _prepare(self) -> None:
+        """Make what depends on the model's present parts; they change with the bake."""
+        self._sparsifier: Sparsifier = self._masks or self.pruner
+        self._average = Average(self.model, self._recipe.ema) if self._recipe.ema else None
+        self._graph = GraphStep(self._body) if self._execution.graph else None
+        self._network: nn.Module | None = None
+        gc.collect()  # the wrapper of before still listens to the gradients
+        self._network = self._world.wrap(self.model)
+        self._forward = cast("Network", torch.compile(self._network) if self._execution.compile else self._network)
 
-        Returns:
-            Loss and number of right answers on this batch before the step, as scalar tensors.
-        """
-        recipe, total = self._recipe, self._settings.steps
-        self.learning_rate = recipe.learning_rate * recipe.rate(number / total)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        torch.manual_seed(derive(self._settings.seed, "forward", number))  # for dropout
+    def step(self, images: Tensor, labels: Tensor, number: int) -> None:
+        """Take optimiser step ``number`` (from 0) on this process's share of a batch."""
+        settings, recipe = self._settings, self._recipe
+        progress = number / settings.steps
+        factor = recipe.rate(progress) if number < settings.steps else recipe.finetune_rate
+        self.learning_rate = recipe.learning_rate * factor
+        set_rate(self._optimizer, self.learning_rate)
+        self._sparsifier.aim(min(1.0, (number + 1) / settings.steps))
+        torch.manual_seed(derive(settings.seed, self._purpose, number))  # for dropout
         self.model.train()
-        images = images.to(memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, dtype=torch.float16, enabled=self._half):
-            logits = self.model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        self._optimizer.zero_grad()
-        torch.autograd.backward(self._scaler.scale(loss))
+        # a step in which the method does something else (RigL's exchange of weights) runs one by one
+        body = self._graph if self._graph is not None and self._sparsifier.capturable else self._body
+        body(images.to(memory_format=self._layout), labels)
+
+    def _body(self, images: Tensor, labels: Tensor) -> None:
+        """Device work only: nothing in here may wait for the device, and all of it can be captured."""
+        parts = self._recipe.accumulate
+        losses, right = [], []
+        self._optimizer.zero_grad(set_to_none=True)
+        for number, (picture, label) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
+            # gradients are exchanged once, with the last part's
+            self._exchange(number + 1 == parts)
+            with autocast(self._settings.precision, self._device):
+                logits = self._forward(picture)
+                answers = self._teacher(picture) if self._teacher is not None else None
+                loss = loss_of(logits, label, answers, self._recipe)
+            torch.autograd.backward(self._scaler.scale(loss / parts))
+            losses.append(loss.detach())
+            right.append((logits.detach().argmax(1) == label).sum())
         self._scaler.unscale_(self._optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        self._sparsifier.adjust_gradients()
+        nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self.pruner.step((number + 1) / total)
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        self._sparsifier.update()
+        if self._average is not None:
+            self._average.update()
+        self._sums.add(torch.stack(losses).mean(), torch.stack(right).sum())
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Weights, thresholds, statistics and momentum by name."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
-            momentum = self._optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
-        return tensors
+    def _exchange(self, wanted: bool) -> None:
+        if isinstance(self._network, nn.parallel.DistributedDataParallel):
+            self._network.require_backward_grad_sync = wanted
 
-    def scaler_state(self) -> dict[str, float]:
-        """State of the gradient scaler; empty where there is none."""
-        return {name: float(value) for name, value in self._scaler.state_dict().items()}
+    def totals(self, batch_size: int) -> Totals:
+        """What the steps since the last look came to; ``batch_size`` is one process's."""
+        return self._sums.take(self.model, self._sparsifier.threshold, batch_size, self._world)
 
-    def restore(self, tensors: dict[str, Tensor], scaler: dict[str, float]) -> None:
-        """Put back what ``tensors`` and ``scaler_state`` gave.
+    def settle(self) -> None:
+        """Let the averaged weights, if there are any, take the place of the last ones."""
+        if self._average is not None:
+            self._average.write()
+            self._sparsifier.aim(1.0)
+            self._sparsifier.update()
+
+    def choose(self, weights: dict[str, Tensor]) -> None:
+        """Let selected weights, thresholds included, take the place of the last ones."""
+        self.model.load_state_dict(weights)
+        if self._average is not None:
+            # the averaged weights were selected with the thresholds of the day
+            self._sparsifier.aim(1.0)
+            self._sparsifier.update()
+
+    @property
+    def finetuning(self) -> bool:
+        """Whether the masks are frozen."""
+        return self._masks is not None
+
+    def begin_finetune(self) -> None:
+        """Bake, freeze the masks, and go on with the same optimiser."""
+        self.pruner.bake()
+        self._world.copy_first(self.model)  # statistics of batch normalisations are each process's own
+        self._masks = FrozenMasks(self.model)
+        self._parameters = list(self.model.parameters())
+        self._prepare()
+
+    def bake(self) -> None:
+        """Make every layer a plain one, if fine-tuning has not done so."""
+        if self._masks is None:
+            self.pruner.bake()
+
+    @property
+    def average(self) -> Average | None:
+        """The moving average of the weights, where the recipe has one."""
+        return self._average
+
+    def state(self) -> State:
+        """Weights, thresholds, statistics, momentum, average and masks by name, and the gradient scaler's numbers."""
+        parts = {
+            "model": self.model.state_dict(),
+            "momentum": momentum(self._optimizer, self.model),
+            "average": self._average.tensors() if self._average is not None else {},
+            "mask": self._masks.tensors() if self._masks is not None else {},
+        }
+        tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        return State(tensors, {name: float(value) for name, value in self._scaler.state_dict().items()})
+
+    def restore(self, state: State, step: int) -> None:
+        """Put back what ``state`` gave after ``step`` steps.
 
         Raises:
             UserError: the tensors are of another network.
         """
-        weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        if step > self._settings.steps:
+            self.begin_finetune()
         try:
-            self.model.load_state_dict(weights)
-        except RuntimeError as error:
+            self.model.load_state_dict(part_of(state.tensors, "model"))
+            if self._average is not None:
+                self._average.restore(part_of(state.tensors, "average"))
+            if self._masks is not None:
+                self._masks.restore(part_of(state.tensors, "mask"))
+        except (RuntimeError, KeyError) as error:
             raise UserError("the saved state is of another network; train without --resume") from error
-        for name, parameter in self.model.named_parameters():
-            momentum = tensors.get(f"momentum.{name}")
-            if momentum is not None:
-                # in the parameter's memory order, so that the update runs through the same vector code as before
-                self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
-        if scaler:
-            self._scaler.load_state_dict({**scaler, "_growth_tracker": int(scaler["_growth_tracker"])})
+        restore_momentum(self._optimizer, self.model, part_of(state.tensors, "momentum"))
+        if state.scaler:
+            counts = {name: int(state.scaler[name]) for name in ("_growth_tracker", "growth_interval")}
+            self._scaler.load_state_dict({**state.scaler, **counts})
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with weight decay on the (latent) weights of convolutions and linear layers, none on anything else."""
-    decayed = {
-        id(parameter)
-        for layer in prunable_layers(model).values()
-        for name, parameter in layer.named_parameters()
-        if name in ("weight", "parametrizations.weight.original")
-    }
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov)
+def part_of(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors whose name begins with ``part``, named without it."""
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}

@@ -138,7 +138,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 99}, "has schema 99, this version reads up to 1"),
+        ({"schema_version": 99}, "has schema 99, this version reads up to 2"),
         ({"accuracy": "good"}, "is damaged"),
         ({"extra": 1}, "is damaged"),
         ({"files": {}}, "does not list weights.safetensors"),
@@ -238,3 +238,18 @@ def test_graphs_of_torchvision_pass_the_gate(name: str, tmp_path: Path) -> None:
     save_graph(export_graph(model, (3, 64, 64)), tmp_path / "graph.pt2")
     pictures = torch.randn(3, 3, 64, 64)
     torch.testing.assert_close(load_graph(tmp_path / "graph.pt2", weights).module()(pictures), model(pictures))
+
+
+def test_a_checkpoint_of_schema_1_still_loads(folder: Path) -> None:
+    path = folder / "checkpoint.json"
+    data = json.loads(path.read_text())
+    new = (
+        "precision", "execution", "world_size", "finetune_steps", "teacher", "start", "changes", "held_out",
+        "selected_step",
+    )  # fmt: skip
+    for name in new:
+        del data[name]
+    data["schema_version"] = 1
+    path.write_text(json.dumps(data))
+    info = st3.load_checkpoint(folder).info
+    assert (info.precision, info.world_size, info.selected_step, info.schema_version) == ("fp32", 1, None, 1)

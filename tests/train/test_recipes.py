@@ -33,7 +33,7 @@ def test_the_authors_settings() -> None:
     imagenet, cifar = find_recipe("imagenet-resnet50"), find_recipe("cifar10-resnet20")
     assert (imagenet.learning_rate, imagenet.momentum, imagenet.weight_decay) == (0.2, 0.875, 5e-5)
     assert (imagenet.begin, imagenet.end, imagenet.epochs, imagenet.batch_size) == (0.05, 0.5, 100, 512)
-    assert (imagenet.label_smoothing, imagenet.half, imagenet.clip_norm) == (0.1, True, 3.0)
+    assert (imagenet.label_smoothing, imagenet.precision, imagenet.clip_norm) == (0.1, "fp16", 3.0)
     assert (cifar.learning_rate, cifar.momentum, cifar.weight_decay) == (0.1, 0.9, 1e-4)
     assert (cifar.begin * 160, cifar.end * 160, cifar.epochs, cifar.batch_size) == (5, 80, 160, 128)
     assert [cifar.rate(epoch / 160) for epoch in (0, 79, 80, 119, 120, 159)] == pytest.approx(

@@ -25,7 +25,7 @@ def recipe() -> Recipe:
         begin=5 / 100,
         end=50 / 100,
         label_smoothing=0.1,
-        half=True,
+        precision="fp16",
     )
 
 
