@@ -40,7 +40,7 @@ def export_graph(model: nn.Module, shape: tuple[int, int, int]) -> ExportedProgr
     # two pictures: an example of one would be taken for a constant
     example = torch.zeros(2, *shape, device=device)
     try:
-        return torch.export.export(model.eval(), (example,), dynamic_shapes=({0: Dim("batch", min=1, max=65536)},))
+        return torch.export.export(model.eval(), (example,), dynamic_shapes=({0: Dim("batch", min=1, max=65535)},))
     finally:
         model.train(training)
 
