@@ -7,9 +7,9 @@
 
 namespace st3 {
 
-template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
+template <class Step, int ROWS, int COLUMNS>
 [[gnu::noinline]] static void dense_block(const float* weight, const int32_t* offset, int taps, const float* bias,
-                                          Place<Step> place, int channel) {
+                                          Place<Step> place, int channel, bool first, bool last) {
   constexpr int P = ROWS * COLUMNS, BLOCK = Step::BLOCK;
   vec sum[BLOCK][P];
   char* y = place.y + channel * Step::Y_CHANNEL;
@@ -18,7 +18,7 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
 #pragma GCC unroll 8
   for (int o = 0; o < BLOCK; o++) {
     const int valid = channel + o < Step::CHANNELS ? o : 0;  // a padded channel computes the first one's start value
-    if constexpr (FIRST) {
+    if (first) {
       begin<Step, ROWS, COLUMNS>(sum[o], bias[channel + valid], residual + valid * Step::R_CHANNEL);
     } else {
       resume<Step, ROWS, COLUMNS>(sum[o], y + valid * Step::Y_CHANNEL);
@@ -36,7 +36,7 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
 #pragma GCC unroll 8
   for (int o = 0; o < BLOCK; o++)
     if (channel + o < Step::CHANNELS)
-      finish<Step, ROWS, COLUMNS, LAST>(sum[o], y + o * Step::Y_CHANNEL, factor + o * Step::F_CHANNEL);
+      finish<Step, ROWS, COLUMNS>(sum[o], y + o * Step::Y_CHANNEL, factor + o * Step::F_CHANNEL, last);
 }
 
 template <class Step>
@@ -57,12 +57,10 @@ struct Dense {
     for (int chunk = 0; chunk < cut.chunks; chunk++) {
       const int start = static_cast<long>(Step::TAPS) * chunk / cut.chunks;
       const int taps = static_cast<long>(Step::TAPS) * (chunk + 1) / cut.chunks - start;
-      with_ends(chunk == 0, chunk == cut.chunks - 1, [&]<bool FIRST, bool LAST>() {
-        for (int channel = first; channel < last; channel += Step::BLOCK) {
-          const float* block = matrix + static_cast<long>(channel) * Step::TAPS + static_cast<long>(start) * Step::BLOCK;
-          dense_block<Step, ROWS, COLUMNS, FIRST, LAST>(block, offsets + start, taps, bias, place, channel);
-        }
-      });
+      for (int channel = first; channel < last; channel += Step::BLOCK) {
+        const float* block = matrix + static_cast<long>(channel) * Step::TAPS + static_cast<long>(start) * Step::BLOCK;
+        dense_block<Step, ROWS, COLUMNS>(block, offsets + start, taps, bias, place, channel, chunk == 0, chunk == cut.chunks - 1);
+      }
     }
   }
 };

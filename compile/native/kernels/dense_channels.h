@@ -63,11 +63,7 @@ template <class Step, int ROWS, int COLUMNS>
 #pragma GCC unroll 16
   for (int o = 0; o < BLOCK; o++) {
     if (vector + o >= Step::VECTORS) continue;
-    if (last) {
-      finish<Step, ROWS, COLUMNS, true>(sum[o], y + o * Step::Y_CHANNEL, factor + o * Step::F_CHANNEL);
-    } else {
-      finish<Step, ROWS, COLUMNS, false>(sum[o], y + o * Step::Y_CHANNEL, factor + o * Step::F_CHANNEL);
-    }
+    finish<Step, ROWS, COLUMNS>(sum[o], y + o * Step::Y_CHANNEL, factor + o * Step::F_CHANNEL, last);
   }
 }
 

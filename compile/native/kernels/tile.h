@@ -15,20 +15,6 @@ struct Cut {
   explicit Cut(const int32_t* array) : chunks(array[0]), groups(array[1]), bounds(array + 2) {}
 };
 
-// Calls call.template operator()<FIRST, LAST>(): a chunk begins the sums, ends them, both or neither.
-template <class Call>
-static inline void with_ends(bool first, bool last, Call call) {
-  if (first && last) {
-    call.template operator()<true, true>();
-  } else if (first) {
-    call.template operator()<true, false>();
-  } else if (last) {
-    call.template operator()<false, true>();
-  } else {
-    call.template operator()<false, false>();
-  }
-}
-
 // Calls kernel.template run<ROWS, COLUMNS>(row, column) for each tile of the block.
 template <int ROWS, class Step, class Kernel>
 static inline void each_column_tile(int row, const Kernel& kernel) {
@@ -96,22 +82,24 @@ static inline vec conclude(vec sum, const char* factor, int row, int column) {
 
 // Writes the sums, after the last chunk with the activation and the factor. A long activation runs in a loop over what
 // was written: unrolled behind every accumulator it would be most of the kernel's code.
-template <class Step, int ROWS, int COLUMNS, bool LAST>
-static inline void finish(const vec (&sum)[ROWS * COLUMNS], char* y, const char* factor) {
-  constexpr bool AT_ONCE = LAST && cheap(Step::ACTIVATION);
+template <class Step, int ROWS, int COLUMNS>
+static inline void finish(const vec (&sum)[ROWS * COLUMNS], char* y, const char* factor, bool last) {
+  const auto write = [&](auto value) {
 #pragma GCC unroll 32
-  for (int p = 0; p < ROWS * COLUMNS; p++) {
-    const int row = p / COLUMNS, column = p % COLUMNS;
-    store(y + row * Step::Y_ROW + column * VECTOR, AT_ONCE ? conclude<Step>(sum[p], factor, row, column) : sum[p]);
+    for (int p = 0; p < ROWS * COLUMNS; p++) store(y + (p / COLUMNS) * Step::Y_ROW + (p % COLUMNS) * VECTOR, value(p));
+  };
+  if (cheap(Step::ACTIVATION) && last) {
+    write([&](int p) { return conclude<Step>(sum[p], factor, p / COLUMNS, p % COLUMNS); });
+    return;
   }
-  if constexpr (LAST && !AT_ONCE) {
-    for (int row = 0; row < ROWS; row++)
+  write([&](int p) { return sum[p]; });
+  if (!last) return;
+  for (int row = 0; row < ROWS; row++)
 #pragma GCC unroll 1
-      for (int column = 0; column < COLUMNS; column++) {
-        char* at = y + row * Step::Y_ROW + column * VECTOR;
-        store(at, conclude<Step>(load(at), factor, row, column));
-      }
-  }
+    for (int column = 0; column < COLUMNS; column++) {
+      char* at = y + row * Step::Y_ROW + column * VECTOR;
+      store(at, conclude<Step>(load(at), factor, row, column));
+    }
 }
 
 }  // namespace st3
