@@ -92,19 +92,14 @@ struct BlockStream {
   const Row* rows;
   const float* weights;
   const Offset<Step>* offsets;
-  Cut cut;
-  const char* input;
-  char* output;
-  Operands operands;
-  const float* bias;
-  int low, high;  // groups of this task
+  Work work;
 
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
-    const Place<Step> place(input, output, operands, row, column);
-    each_segment(segments, rows, cut, low, high, [&](const Row* begin, const Row* end, const Segment& at, bool first, bool last) {
+    const Place<Step> place(work, row, column);
+    each_segment(segments, rows, work, [&](const Row* begin, const Row* end, const Segment& at, bool first, bool last) {
       const float* weight = weights + static_cast<long>(at.entry) * Step::BLOCK;
-      block_rows<Step, ROWS, COLUMNS>(begin, end, weight, offsets + at.entry, bias, place, at.lines, first, last);
+      block_rows<Step, ROWS, COLUMNS>(begin, end, weight, offsets + at.entry, work.bias, place, at.lines, first, last);
     });
   }
 };

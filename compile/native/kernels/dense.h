@@ -43,23 +43,19 @@ template <class Step>
 struct Dense {
   const int32_t* offsets;
   const float* matrix;
-  Cut cut;
-  const char* input;
-  char* output;
-  Operands operands;
-  const float* bias;
-  int low, high;  // groups of this task
+  Work work;
 
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
-    const Place<Step> place(input, output, operands, row, column);
-    const int first = cut.bounds[low], last = cut.bounds[high];
+    const Place<Step> place(work, row, column);
+    const Cut& cut = work.cut;
     for (int chunk = 0; chunk < cut.chunks; chunk++) {
       const int start = static_cast<long>(Step::TAPS) * chunk / cut.chunks;
       const int taps = static_cast<long>(Step::TAPS) * (chunk + 1) / cut.chunks - start;
-      for (int channel = first; channel < last; channel += Step::BLOCK) {
+      for (int channel = cut.bounds[work.low]; channel < cut.bounds[work.high]; channel += Step::BLOCK) {
         const float* block = matrix + static_cast<long>(channel) * Step::TAPS + static_cast<long>(start) * Step::BLOCK;
-        dense_block<Step, ROWS, COLUMNS>(block, offsets + start, taps, bias, place, channel, chunk == 0, chunk == cut.chunks - 1);
+        dense_block<Step, ROWS, COLUMNS>(block, offsets + start, taps, work.bias, place, channel, chunk == 0,
+                                         chunk == cut.chunks - 1);
       }
     }
   }

@@ -19,13 +19,14 @@ struct Segment {
   int32_t row, row_count, entry, lines;
 };
 
-// Calls call.template operator()<FIRST, LAST>(begin, end, first segment) for the rows of each chunk of groups [low, high),
-// which lie one after another.
+// Calls call(begin, end, first segment, whether the chunk is the first, whether it is the last) for the rows of each chunk
+// of a task's groups, which lie one after another.
 template <class Any, class Call>
-static inline void each_segment(const Segment* segments, const Any* rows, const Cut& cut, int low, int high, Call call) {
+static inline void each_segment(const Segment* segments, const Any* rows, const Work& work, Call call) {
+  const Cut& cut = work.cut;
   for (int chunk = 0; chunk < cut.chunks; chunk++) {
-    const Segment& first = segments[chunk * cut.groups + low];
-    const Segment& last = segments[chunk * cut.groups + high - 1];
+    const Segment& first = segments[chunk * cut.groups + work.low];
+    const Segment& last = segments[chunk * cut.groups + work.high - 1];
     call(rows + first.row, rows + last.row + last.row_count, first, chunk == 0, chunk == cut.chunks - 1);
   }
 }
@@ -122,18 +123,14 @@ struct OffsetStream {
   const Row* rows;
   const float* entries;
   const Offset<Step>* offsets;
-  Cut cut;
-  const char* input;
-  char* output;
-  Operands operands;
-  const float* bias;
-  int low, high;  // groups of this task
+  Work work;
 
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
-    const Place<Step> place(input, output, operands, row, column);
-    each_segment(segments, rows, cut, low, high, [&](const Row* begin, const Row* end, const Segment& at, bool first, bool last) {
-      stream_rows<Step, ROWS, COLUMNS>(begin, end, entries + at.entry, offsets + at.entry, bias, place, at.lines, first, last);
+    const Place<Step> place(work, row, column);
+    each_segment(segments, rows, work, [&](const Row* begin, const Row* end, const Segment& at, bool first, bool last) {
+      stream_rows<Step, ROWS, COLUMNS>(begin, end, entries + at.entry, offsets + at.entry, work.bias, place, at.lines,
+                                       first, last);
     });
   }
 };

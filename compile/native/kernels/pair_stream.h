@@ -124,19 +124,14 @@ struct PairStream {
   const Offset<Step>* offsets;
   // of each segment, where its offsets begin: a pair has fewer of them than weights
   const int32_t* offset_starts;
-  Cut cut;
-  const char* input;
-  char* output;
-  Operands operands;
-  const float* bias;
-  int low, high;  // groups of this task
+  Work work;
 
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
-    const Place<Step> place(input, output, operands, row, column);
-    each_segment(segments, pairs, cut, low, high, [&](const Pair* begin, const Pair* end, const Segment& at, bool first, bool last) {
-      pair_rows<Step, ROWS, COLUMNS>(begin, end, weights + at.entry, offsets + offset_starts[&at - segments], bias,
-                                                  place, at.lines, first, last);
+    const Place<Step> place(work, row, column);
+    each_segment(segments, pairs, work, [&](const Pair* begin, const Pair* end, const Segment& at, bool first, bool last) {
+      pair_rows<Step, ROWS, COLUMNS>(begin, end, weights + at.entry, offsets + offset_starts[&at - segments], work.bias,
+                                     place, at.lines, first, last);
     });
   }
 };

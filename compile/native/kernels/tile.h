@@ -40,6 +40,24 @@ struct Operands {
   const char* factor;
 };
 
+// What a task of a convolution is given: the weight file, in which the kernel's arrays have the numbers from `first` on,
+// where the input (the window's first tap), the output and the operands begin, and the groups [low, high) to compute.
+struct Work {
+  const char* weights;
+  int first;
+  Cut cut;
+  const char* input;
+  char* output;
+  Operands operands;
+  const float* bias;
+  int low, high;
+
+  template <class T>
+  const T* packed(int number) const {
+    return array<T>(weights, first + number);
+  }
+};
+
 // Where tile (row, column) starts: the window's first tap in the input, the tile in the output and in the operands.
 template <class Step>
 struct Place {
@@ -47,11 +65,11 @@ struct Place {
   char* y;
   const char* residual;
   const char* factor;
-  Place(const char* input, char* output, Operands operands, int row, int column)
-      : x(input + row * Step::X_ROW + column * Step::X_COLUMN),
-        y(output + row * Step::Y_ROW + column * VECTOR),
-        residual(Step::RESIDUAL ? operands.residual + row * Step::R_ROW + column * VECTOR : nullptr),
-        factor(Step::FACTOR ? operands.factor + row * Step::F_ROW + column * VECTOR : nullptr) {}
+  Place(const Work& work, int row, int column)
+      : x(work.input + row * Step::X_ROW + column * Step::X_COLUMN),
+        y(work.output + row * Step::Y_ROW + column * VECTOR),
+        residual(Step::RESIDUAL ? work.operands.residual + row * Step::R_ROW + column * VECTOR : nullptr),
+        factor(Step::FACTOR ? work.operands.factor + row * Step::F_ROW + column * VECTOR : nullptr) {}
 };
 
 // The accumulators' first value: bias, plus the residual where there is one.
