@@ -28,6 +28,7 @@ from compile.native.weights import Packs
 Progress = Callable[[str], None]
 
 _CODES = 6  # kernels and tiles per layer that are compiled
+_CUTS = 5  # chunk sizes of each; of 50 layers none was fastest with a sixth or seventh
 _FINALISTS = 3
 _REPEATS = 4
 _FINAL_ROUNDS = 6
@@ -45,12 +46,12 @@ class Tuner:
         self.packs = packs
 
     def versions(self) -> list[list[dict[str, Schedule]]]:
-        """Per set of codes the versions that one library runs: the same codes, each with all its chunk sizes."""
+        """Per set of codes the versions that one library runs: the same codes, with several chunk sizes."""
         by_code = {name: _by_code(schedules) for name, schedules in self.options.items()}
         found = []
         for index in range(min(_CODES, max(len(codes) for codes in by_code.values()))):
             chosen = {name: codes[index % len(codes)] for name, codes in by_code.items()}
-            count = max(len(cuts) for cuts in chosen.values())
+            count = min(_CUTS, max(len(cuts) for cuts in chosen.values()))
             found.append([{name: cuts[i % len(cuts)] for name, cuts in chosen.items()} for i in range(count)])
         return found
 

@@ -63,7 +63,7 @@ def write_case(
         return source
 
     target = Target("cpu", isa_for(isa).name, "float32", batch_size, 1)
-    nothing = {name: mock.DEFAULT for name in ("start", "library")}
+    nothing = dict.fromkeys(("start", "library"), mock.DEFAULT)
     with mock.patch.object(native, "emit", emit_apart), mock.patch.multiple(native.Builder, **nothing):
         native.build(TorchNetwork(export_module(module, shape), shape, batch_size), target, folder, AS_MODELLED)
     inputs = np.random.default_rng(11).standard_normal((batch_size, *shape)).astype(np.float32)
