@@ -80,8 +80,10 @@ def _libraries(sources: list[list[Source]], builder: Builder, report: Progress) 
     """A library for each group of sources, which share their text. Nothing is compiled once they are there."""
     for group in sources:
         builder.start(group[0])
-    for source in itertools.chain(*sources):
+    packing = list(itertools.chain(*sources))
+    for done, source in enumerate(packing, start=1):
         source.weights()  # packed while the compilers run, and remembered
+        report(f"tuning: packed {done} of {len(packing)} versions")
     libraries = []
     with tempfile.TemporaryDirectory(prefix="st3-tune-") as folder:
         for done, group in enumerate(sources, start=1):
