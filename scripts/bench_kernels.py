@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.graph import Conv, Graph
+from compile.native.builder import Builder
 from compile.native.isa import Isa, cache_bytes, isa_for
 from compile.native.kernel_table import KERNELS
 from compile.native.plan import Plan
@@ -112,12 +113,13 @@ def measure(case: Case, isa: Isa, rounds: int) -> dict[str, dict[str, tuple[Sche
         del text
 
     chosen = {}
-    for kernel, options in case.options.items():
-        tuner = Tuner(case.plan, options, isa, 1, Packs())
-        tuner.measure(tuner.versions(), 2, quiet)
-        chosen[kernel] = {name: min(times, key=times.__getitem__) for name, times in tuner.times.items()}
-    final = Tuner(case.plan, {name: [] for name in case.convs}, isa, 1, Packs())
-    final.measure([[version] for version in chosen.values()], rounds, quiet)
+    with Builder(isa) as builder:
+        for kernel, options in case.options.items():
+            tuner = Tuner(case.plan, options, builder, 1, Packs())
+            tuner.measure(tuner.versions(), 2, quiet)
+            chosen[kernel] = {name: min(times, key=times.__getitem__) for name, times in tuner.times.items()}
+        final = Tuner(case.plan, {name: [] for name in case.convs}, builder, 1, Packs())
+        final.measure([[version] for version in chosen.values()], rounds, quiet)
     return {
         kernel: {name: (schedule, final.times[name][schedule]) for name, schedule in version.items()}
         for kernel, version in chosen.items()

@@ -9,12 +9,13 @@ import msgspec
 
 from compile.backend import Built, Effort
 from compile.graph import Conv
+from compile.native.builder import Builder
 from compile.native.emit import Source, emit
-from compile.native.isa import Isa, cache_bytes, isa_for
+from compile.native.isa import cache_bytes, isa_for
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule, options, useful_joins, without_joins
 from compile.native.select import choose_plan
-from compile.native.toolchain import build_library, compiler
+from compile.native.toolchain import compiler
 from compile.native.tune import tune
 from compile.network import Network
 from compile.passes.simplify import simplify
@@ -47,29 +48,32 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
     compiler(isa.machine)  # a missing compiler is said before the work that precedes it
     graph = simplify(network.graph())
     chosen = {}
-    for size in target.sizes:
-        plan = choose_plan(graph, size, isa, cache_bytes(2, isa))
-        plan, schedules = choose_schedules(plan, isa, target.threads, effort)
-        effort.report(f"batch {size}: compiling the chosen version")
-        place = batch_folder(size)
-        write_network(emit(plan, schedules, isa), isa, folder / "payload" / place, folder / "source" / place)
-        chosen[size] = {
-            step.node.layer: (schedules[name].format, schedules[name].reason)
-            for name, step in plan.convolutions().items()
-            if isinstance(step.node, Conv)
-        }
+    with Builder(isa) as builder:
+        for size in target.sizes:
+            plan = choose_plan(graph, size, isa, cache_bytes(2, isa))
+            plan, schedules = choose_schedules(plan, builder, target.threads, effort)
+            effort.report(f"batch {size}: compiling the chosen version")
+            place = batch_folder(size)
+            write_network(emit(plan, schedules, isa), builder, folder / "payload" / place, folder / "source" / place)
+            chosen[size] = {
+                step.node.layer: (schedules[name].format, schedules[name].reason)
+                for name, step in plan.convolutions().items()
+                if isinstance(step.node, Conv)
+            }
     needs = Requirements(system=platform.system(), machine=isa.machine or platform.machine(), cpu_flags=isa.cpu_flags)
     return Built(engine="native", formats=merged_formats(chosen), requirements=needs)
 
 
-def write_network(source: Source, isa: Isa, payload: Path, text: Path) -> None:
+def write_network(source: Source, builder: Builder, payload: Path, text: Path) -> None:
     """Write the generated text and weights, and compile the library beside the weights."""
     payload.mkdir(parents=True)
     text.mkdir(parents=True)
-    (payload / WEIGHT_FILE).write_bytes(source.weights)
+    builder.start(source)  # the weights are packed meanwhile
+    (payload / WEIGHT_FILE).write_bytes(source.weights())
     (payload / STEPS_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(source.steps)) + b"\n")
-    (text / "network.cpp").write_text(source.text, encoding="utf-8")
-    build_library(text / "network.cpp", payload / LIBRARY_FILE, isa)
+    for name, content in source.files().items():
+        (text / name).write_text(content, encoding="utf-8")
+    builder.library(source, payload / LIBRARY_FILE)
 
 
 def merged_formats(chosen: dict[int, dict[str, tuple[str, str]]]) -> dict[str, tuple[str, str]]:
@@ -88,10 +92,11 @@ def merged_formats(chosen: dict[int, dict[str, tuple[str, str]]]) -> dict[str, t
     return merged
 
 
-def choose_schedules(plan: Plan, isa: Isa, threads: int, effort: Effort) -> tuple[Plan, dict[str, Schedule]]:
+def choose_schedules(plan: Plan, builder: Builder, threads: int, effort: Effort) -> tuple[Plan, dict[str, Schedule]]:
     """One schedule per convolution, by output name, and the plan with the joins that pay: measured, or by the model."""
+    isa = builder.isa
     l1 = cache_bytes(1, isa)
     plan = without_joins(plan, useful_joins(plan, threads, cache_bytes(2, isa)))
     if effort.tune and isa.runnable:  # what this machine cannot run it cannot measure
-        return tune(plan, isa, threads, l1, effort.report)
+        return tune(plan, builder, threads, l1, effort.report)
     return plan, {name: ranked[0] for name, ranked in options(plan, isa, l1).items()}

@@ -114,8 +114,13 @@ def arrange(kept: NDArray[np.bool_], taps: Taps, cut: Cut, entry_bytes: int, at_
 
 
 def narrowed(offset: NDArray[np.int64], taps: Taps, shape: tuple[int, ...]) -> NDArray[np.unsignedinteger[Any]]:
-    """Offsets in vectors, in 16 bits where every tap of the layer is that near, else in 32."""
-    return offset.astype(np.uint16 if taps.reach(shape) < 2**16 * taps.vector else np.uint32)
+    """Offsets in vectors, in as few bits as ``offset_type`` says."""
+    return offset.astype(offset_type(taps, shape))
+
+
+def offset_type(taps: Taps, shape: tuple[int, ...]) -> np.dtype[np.unsignedinteger[Any]]:
+    """16 bits where every tap of a layer whose weight has that shape is that near, else 32."""
+    return np.dtype(np.uint16 if taps.reach(shape) < 2**16 * taps.vector else np.uint32)
 
 
 def put_off(counts: NDArray[np.int64], at_once: int) -> NDArray[np.int64]:

@@ -134,17 +134,22 @@ def _pack_rows(
     pairs["first"], pairs["second"] = first, second
     pairs["both"], pairs["each"] = both.sum(1), only_two.sum(1)
     pairs["extra"] = only_one.sum(1) - pairs["each"]
-    # an entry's key: pair, kind (both, each, extra), how many of the kind come before, first or second channel
+    # an entry's key has in this order: pair, kind (both, each, extra), how many of the kind come before, which channel
     found = []
-    for mask, channel, side in ((both, first, 0), (both, second, 1), (only_one, first, 0), (only_two, second, 1)):
+    for mask, channels in ((both, (first, second)), (only_one, (first,)), (only_two, (second,))):
         pair, tap = np.nonzero(mask)
-        rank = np.arange(len(pair)) - np.repeat(np.cumsum(mask.sum(1)) - mask.sum(1), mask.sum(1))
-        kind = np.zeros_like(pair) if mask is both else 1 + (rank >= pairs["each"][pair])
-        found.append(np.stack([pair, kind, rank, np.full_like(pair, side), channel[pair], tap]))
-    entries = np.concatenate(found, axis=1)
-    entries = entries[:, np.lexsort(entries[3::-1])]
-    _, kind, _, side, channel, tap = entries
-    return pairs, rows[channel, tap], places[tap[(kind > 0) | (side == 0)]]
+        count = np.bincount(pair, minlength=len(pairs))
+        rank = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count)
+        kind = 0 if mask is both else 1 + (rank >= pairs["each"][pair])
+        key = ((3 * pair + kind) * kept.shape[1] + rank) * 2
+        for channel in channels:
+            side = int(channel is second)
+            read = np.full(len(tap), not (side and mask is both))  # taps of both are read once
+            found.append((key + side, channel[pair], tap, read))
+    key, channel, tap, read = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(key)
+    channel, tap, read = channel[order], tap[order], read[order]
+    return pairs, rows[channel, tap], places[tap[read]]
 
 
 def match(kept: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -155,19 +160,19 @@ def match(kept: NDArray[np.bool_]) -> NDArray[np.int64]:
     """
     taps = kept.astype(np.float32)
     counts = kept.sum(1)
-    score = taps @ taps.T - np.abs(counts[:, None] - counts[None, :])
+    shared = taps @ taps.T
+    score = shared - np.abs(counts[:, None] - counts[None, :]).astype(np.float32)
     np.fill_diagonal(score, -np.inf)
-    free = np.ones(len(kept), bool)
+    free = [True] * len(kept)
     mates = []
-    for row in np.argsort(-counts, kind="stable"):
+    for row in np.argsort(-counts, kind="stable").tolist():
         if not free[row]:
             continue
         mate = int(score[row].argmax())
-        if not np.isfinite(score[row, mate]):
-            mate = int(row)
-        free[[row, mate]] = False
-        score[:, [row, mate]] = -np.inf
-        shared = int((kept[row] & kept[mate]).sum()) // _BOTH_AT_ONCE
-        mates.append((int(row), mate, shared, int(counts[row])))
+        if score[row, mate] == -np.inf:
+            mate = row
+        free[row] = free[mate] = False
+        score[:, row] = score[:, mate] = -np.inf
+        mates.append((row, mate, int(shared[row, mate]) // _BOTH_AT_ONCE, int(counts[row])))
     mates.sort(key=lambda pair: (-pair[3], -pair[2], pair[0]))
     return np.array([pair[:2] for pair in mates], np.int64).reshape(-1, 2)

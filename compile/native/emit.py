@@ -1,9 +1,14 @@
-"""Writes the C++ of a network: one struct of constants per step, and the function that runs the steps."""
+"""Writes the C++ of a network: one struct of constants per step, and the function that runs the steps.
+
+Convolutions are units, one for each shape and kernel, which are compiled by themselves: side by side, and once for all
+the versions of a network that the tuner tries.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import msgspec
 
@@ -15,7 +20,7 @@ from compile.native.emit_moves import emit_gather, emit_scatter
 from compile.native.emit_pool import emit_adaptive_pool, emit_mean, emit_pool
 from compile.native.isa import Isa
 from compile.native.kernel_table import KERNELS
-from compile.native.pieces import Piece, literal, tensor_index
+from compile.native.pieces import Piece, Unit, literal, struct, tensor_index
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule
 from compile.native.steps import Compute, Gather, Scatter, Step
@@ -25,11 +30,16 @@ from runtime.steps import StepInfo
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Generated C++, the bytes of its weight file, and the list of its steps."""
+    """Generated C++, the units that it calls, the list of its steps, and what packs its weight file."""
 
     text: str
-    weights: bytes
+    units: tuple[Unit, ...]
     steps: tuple[StepInfo, ...]
+    weights: Callable[[], bytes]
+
+    def files(self) -> dict[str, str]:
+        """All of the text, by file name."""
+        return {"network.cpp": self.text} | {f"{unit.name}.cpp": unit.text for unit in self.units}
 
 
 def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa, packs: Packs | None = None) -> Source:
@@ -45,17 +55,21 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa, packs: Packs | No
     runs = [tuple(pieces[i : i + 1 + (i + 1 in plan.joined)]) for i in range(len(pieces)) if i not in plan.joined]
     shapes = _shapes(pieces)
     body = [
-        *(_struct(f"Tensor{tensor_index(plan, name)}", constants, name) for name, constants in tensors.items()),
-        *(_struct(name, dict(constants), "") for constants, name in shapes.items()),
+        *(struct(f"Tensor{tensor_index(plan, name)}", constants, name) for name, constants in tensors.items()),
+        *(struct(name, dict(constants)) for constants, name in shapes.items()),
         _network(plan, runs, shapes),
     ]
+    units = {piece.unit.name: piece.unit for piece in pieces if piece.unit is not None}
     content = _content(plan, body, packs)
     lines = [
         "// Generated; what the names mean is said in the headers.",
         f"#define ST3_ABI_VERSION {ABI_VERSION}",
         f"#define ST3_LANES {isa.lanes}",
         f"#define ST3_CONTENT {content:#x}ull",
-        *(f'#include "{name}.h"' for name in ("model", "move", *KERNELS, "pool", "elementwise", "layer_norm")),
+        *(f'#include "{name}.h"' for name in ("model", "move", "tile", "pool", "elementwise", "layer_norm")),
+        "namespace st3 {",
+        *(f"void {name}(const Work& work, int block);" for name in units),
+        "}  // namespace st3",
         "namespace {",
         "using namespace st3;",
         *body,
@@ -63,14 +77,16 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa, packs: Packs | No
         "ST3_ABI(Network)",
         "",
     ]
-    return Source("\n".join(lines), file.finish(content), tuple(_joined_info(run) for run in runs))
+    infos = tuple(_joined_info(run) for run in runs)
+    return Source("\n".join(lines), tuple(units.values()), infos, lambda: file.content(content))
 
 
 def _shapes(pieces: list[Piece]) -> dict[tuple[tuple[str, str], ...], str]:
     """A name for each set of constants: layers of one shape share one struct, and so one piece of machine code."""
     found: dict[tuple[tuple[str, str], ...], str] = {}
     for piece in pieces:
-        found.setdefault(tuple(piece.constants.items()), f"Shape{len(found)}")
+        if piece.constants:
+            found.setdefault(tuple(piece.constants.items()), f"Shape{len(found)}")
     return found
 
 
@@ -105,11 +121,6 @@ def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], file: WeightF
     return emit_elementwise(plan, step, node)
 
 
-def _struct(name: str, constants: dict[str, str], comment: str) -> str:
-    body = "".join(f"  static constexpr {key} = {value};\n" for key, value in constants.items())
-    return (f"// {comment}\n" if comment else "") + f"struct {name} {{\n{body}}};"
-
-
 def _network(plan: Plan, runs: list[tuple[Piece, ...]], shapes: dict[tuple[tuple[str, str], ...], str]) -> str:
     channels, height, width = plan.graph.shapes[plan.graph.input]
     outputs = math.prod(plan.graph.shapes[plan.graph.output])
@@ -120,29 +131,28 @@ def _network(plan: Plan, runs: list[tuple[Piece, ...]], shapes: dict[tuple[tuple
         "long INPUT_FLOATS": str(plan.images * channels * height * width),
         "long OUTPUT_FLOATS": str(plan.images * outputs),
     }
-    body = "".join(
-        _run(index, run, [shapes[tuple(piece.constants.items())] for piece in run]) for index, run in enumerate(runs)
-    )
+    body = "".join(_run(index, run, shapes) for index, run in enumerate(runs))
     head = "  static void run(const char* weights, Crew& crew, char* arena, const float* input, float* output) {\n"
     fields = "".join(f"  static constexpr {key} = {value};\n" for key, value in constants.items())
     return f"struct Network {{\n{fields}{head}{body}  }}\n}};"
 
 
-def _run(index: int, run: tuple[Piece, ...], names: list[str]) -> str:
+def _run(index: int, run: tuple[Piece, ...], shapes: dict[tuple[tuple[str, str], ...], str]) -> str:
     """One step; joined pieces follow each other inside each task, which is then not cut into parts."""
     if len(run) == 1:
         piece, tasks = run[0], run[0].tasks
         parts = f"const int parts = crew.parts({tasks}, {piece.parts});\n" if piece.parts else ""
         count = f"{tasks} * parts" if piece.parts else tasks
+        name = shapes.get(tuple(piece.constants.items()))
+        shape = f"      using S = {name};\n" if name else ""
         return (
-            f"    {{  // {piece.comment}\n      using S = {names[0]};\n      {piece.setup}      {parts}"
+            f"    {{  // {piece.comment}\n{shape}      {piece.setup}      {parts}"
             f"      crew.each({index}, {count}, [&](int task) {{\n{piece.body}      }});\n    }}\n"
         )
     assert len({piece.tasks for piece in run}) == 1, "joined pieces must have the same tiles"
     bodies = "".join(
-        f"      {{  // {piece.comment}\n        using S = {name};\n        {piece.setup}        const int parts = 1;\n"
-        f"{piece.body}      }}\n"
-        for piece, name in zip(run, names, strict=True)
+        f"      {{  // {piece.comment}\n        {piece.setup}        const int parts = 1;\n{piece.body}      }}\n"
+        for piece in run
     )
     return f"    crew.each({index}, {run[0].tasks}, [&](int task) {{\n{bodies}    }});\n"
 

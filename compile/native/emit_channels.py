@@ -36,5 +36,5 @@ def emit_channel_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule,
     bias = np.zeros(target.channels * target.geometry.lanes, np.float32)
     bias[: len(node.bias)] = node.bias
     channels = "cut.bounds[low] / LANES, (cut.bounds[high] + LANES - 1) / LANES"
-    tiling = Tiling(-(-target.geometry.rows // rows), "TASK_ROWS", "{}.run(block)", channels)
+    tiling = Tiling(-(-target.geometry.rows // rows), rows, "{}.run(block)", channels)
     return conv_piece(plan, step, node, schedule, constants, bias, tiling, file)

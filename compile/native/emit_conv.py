@@ -1,6 +1,9 @@
-"""Emits a convolution: its constants, its packed weights, and the call of its kernel."""
+"""Emits a convolution: its kernel as a unit, its packed weights, and the kernel's call."""
 
 from __future__ import annotations
+
+import hashlib
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -8,8 +11,8 @@ from numpy.typing import NDArray
 
 from compile.graph import Conv
 from compile.native.geometry import Placement
-from compile.native.kernel_table import KERNELS, cut_array
-from compile.native.pieces import Piece, array, exchange, origin
+from compile.native.kernel_table import KERNELS, Kernel, cut_array
+from compile.native.pieces import Piece, Unit, array, exchange, origin, struct
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule
 from compile.native.steps import Compute
@@ -20,13 +23,13 @@ from runtime.steps import StepInfo
 
 
 class Tiling(msgspec.Struct, frozen=True):
-    """How a convolution becomes tasks: each has ``rows`` (a constant's name) output rows, and runs ``call``.
+    """How a convolution becomes tasks: each has ``rows`` output rows, and runs ``call``.
 
     ``call`` is C++ with a place for the kernel; ``channels`` are the first and last channel for the halo exchange.
     """
 
     tasks: int
-    rows: str
+    rows: int
     call: str
     channels: str
 
@@ -43,7 +46,7 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
     source, target = plan.tensors[step.inputs[0]], plan.tensors[node.output]
     constants = _constants(node, step.window, source, target, schedule)
     blocks = -(-target.geometry.rows // schedule.tile_rows)
-    tiling = Tiling(blocks, "TILE_ROWS", "each_tile<S>(block, {})", "cut.bounds[low], cut.bounds[high]")
+    tiling = Tiling(blocks, schedule.tile_rows, "each_tile<S>(block, {})", "cut.bounds[low], cut.bounds[high]")
     return conv_piece(plan, step, node, schedule, constants, node.bias, tiling, file)
 
 
@@ -60,33 +63,57 @@ def conv_piece(
     """A convolution whose shape ``constants`` describe: packs its weights and calls its kernel."""
     window, target = step.window, plan.tensors[node.output]
     assert window is not None
-    kernel = KERNELS[schedule.format]
-    packed = file.packs.pack(schedule.format, node.weight, _taps(plan, step, node, window), schedule.cut)
-    arrays = ", ".join(array(kind, file.add(content)) for kind, content in kernel.arrays(packed))
-    constants = constants | kernel.constants(packed)
+    kernel, taps = KERNELS[schedule.format], _taps(plan, step, node, window)
+    constants = constants | kernel.constants(taps, node.weight.shape)
     operands = _operands(step, node)
     for letter, name in (("R", operands["residual"]), ("F", operands["factor"])):
         constants |= _operand_constants(letter, None if name is None else plan.tensors[name])
-    cut = file.add(cut_array(packed.chunks, packed.bounds))
+    unit = _unit(kernel, constants, tiling.call, target.geometry.lanes)
+
+    def arrays() -> list[NDArray[Any]]:
+        packed = file.packs.pack(schedule.format, node.weight, taps, schedule.cut)
+        content = [getattr(packed, attribute) for _, attribute in kernel.arrays]
+        return [*content, cut_array(packed.chunks, packed.bounds)]
+
+    first = file.add_later(len(kernel.arrays) + 1, arrays)
     places = ", ".join("nullptr" if name is None else f"arena + {origin(plan, name)}" for name in operands.values())
-    setup = f"const Cut cut({array('int32_t', cut)});\n"
+    setup = f"const Cut cut({array('int32_t', first + len(kernel.arrays))});\n"
     rows, tasks = tiling.rows, tiling.tasks
-    done = f"block * S::{rows}, (block + 1 < {tasks} ? (block + 1) * S::{rows} : S::ROWS)"
-    call = (
-        f"{kernel.type}<S>{{{arrays}, cut,\n"
-        f"            arena + {origin(plan, step.inputs[0], -window.padding[0], -window.padding[1])},\n"
-        f"            arena + {origin(plan, node.output)}, {{{places}}},\n"
-        f"            {array('float', file.add(bias))}, low, high}}"
-    )
+    done = f"block * {rows}, (block + 1 < {tasks} ? (block + 1) * {rows} : {target.geometry.rows})"
+    source = origin(plan, step.inputs[0], -window.padding[0], -window.padding[1])
     body = (
         f"        {tiling.order(target)}\n"
         "        const int low = cut.groups * part / parts, high = cut.groups * (part + 1) / parts;\n"
-        f"        {tiling.call.format(call)};\n" + exchange(plan, node.output, done, tiling.channels)
+        f"        {unit.name}({{weights, {first}, cut, arena + {source}, arena + {origin(plan, node.output)},\n"
+        f"            {{{places}}}, {array('float', file.add(bias))}, low, high}}, block);\n"
+        + exchange(plan, node.output, done, tiling.channels)
     )
     comment = f"{node.layer}: {node.op} {node.weight.shape}, {schedule.format}: {schedule.reason}"
     macs = int(np.count_nonzero(node.weight)) * target.geometry.height * target.geometry.width
     info = StepInfo(node.output, schedule.format, node.layer, macs * plan.images * plan.groups)
-    return Piece(info, constants, f"{tasks}", body, comment, setup, parts="cut.groups")
+    return Piece(info, {}, f"{tasks}", body, comment, setup, parts="cut.groups", unit=unit)
+
+
+def _unit(kernel: Kernel, constants: dict[str, str], call: str, lanes: int) -> Unit:
+    """The kernel for one shape, of which the network knows the name alone."""
+    digest = hashlib.sha256(repr((kernel.call(), call, lanes, constants)).encode()).hexdigest()
+    name = f"{kernel.name}_{digest[:12]}"
+    lines = [
+        "// Generated; what the names mean is said in the headers.",
+        f"#define ST3_LANES {lanes}",
+        f'#include "{kernel.name}.h"',
+        "namespace st3 {",
+        "namespace {",
+        struct(f"Shape_{name}", constants),
+        "}  // namespace",
+        f"void {name}(const Work& work, int block) {{",
+        f"  using S = Shape_{name};",
+        f"  {call.format(kernel.call())};",
+        "}",
+        "}  // namespace st3",
+        "",
+    ]
+    return Unit(name, "\n".join(lines))
 
 
 def _taps(plan: Plan, step: Compute, node: Conv, window: Window) -> Taps:

@@ -10,28 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.format import find_format
+from compile.formats.offset_stream import offset_type
 from compile.graph import Conv
-
-Arrays = tuple[tuple[str, NDArray[Any]], ...]
+from compile.native.taps import Taps
 
 
 class Kernel(msgspec.Struct, frozen=True):
     """One kernel; its format is ``compile/formats/<name>.py``, its code ``kernels/<name>.h``.
 
-    ``type`` is the C++ class template. It is built from ``arrays`` of the packed weight (C++ type and content, in the
-    order of its members), the cut, and the places of a task; ``constants`` are those that the packed weight adds to the
-    shape's, and do not depend on chunks and groups. ``blocks`` are the numbers of output channels that may
-    share a load. ``registers(vectors, block)`` is what a tile of ``vectors`` needs. ``grouped`` says whether it takes
-    grouped convolutions, ``channel_lanes`` whether it wants channels in the lanes; a block then counts vectors of them.
+    ``type`` is the C++ class template. It is built from ``arrays`` of the packed weight (C++ type and attribute, in the
+    order of its members) and what a task is given; where it ``narrows``, offsets have as few bits as they can.
+    ``blocks`` are the numbers of output channels that may share a load. ``registers(vectors, block)`` is what a tile of
+    ``vectors`` needs. ``grouped`` says whether it takes grouped convolutions, ``channel_lanes`` whether it wants
+    channels in the lanes; a block then counts vectors of them.
     """
 
     name: str
     type: str
     blocks: tuple[int, ...]
     grouped: bool
-    arrays: Callable[[Any], Arrays]
-    constants: Callable[[Any], dict[str, str]]
+    arrays: tuple[tuple[str, str], ...]
     registers: Callable[[int, int], int]
+    narrows: bool = False
     channel_lanes: bool = False
 
     def reject(self, conv: Conv) -> str | None:
@@ -40,36 +40,17 @@ class Kernel(msgspec.Struct, frozen=True):
             return f"the {self.name} kernel takes no grouped convolution"
         return find_format(self.name).reject(conv.weight)
 
+    def constants(self, taps: Taps, shape: tuple[int, ...]) -> dict[str, str]:
+        """What its code must know of a weight beside the convolution's shape; not how the weight is cut."""
+        return {"int OFFSET_BITS": str(8 * offset_type(taps, shape).itemsize)} if self.narrows else {}
 
-def _stream_arrays(packed: Any) -> Arrays:
-    return (
-        ("Segment", packed.segments),
-        ("Row", packed.rows),
-        ("float", packed.weights),
-        ("Offset<S>", packed.offsets),
-    )
-
-
-def _pair_arrays(packed: Any) -> Arrays:
-    return (
-        ("Segment", packed.segments),
-        ("Pair", packed.pairs),
-        ("float", packed.weights),
-        ("Offset<S>", packed.offsets),
-        ("int32_t", packed.offset_starts),
-    )
+    def call(self) -> str:
+        """C++ that makes one from the ``work`` of a task whose shape is ``S``."""
+        members = "".join(f"\n      work.packed<{kind}>({number})," for number, (kind, _) in enumerate(self.arrays))
+        return f"{self.type}<S>{{{members}\n      work}}"
 
 
-def _stream_constants(packed: Any) -> dict[str, str]:
-    return {"int OFFSET_BITS": str(8 * packed.offsets.itemsize)}
-
-
-def _dense_arrays(packed: Any) -> Arrays:
-    return (("int32_t", packed.offsets), ("float", packed.matrix))
-
-
-def _channel_arrays(packed: Any) -> Arrays:
-    return (("Run", packed.runs), ("Chunk", packed.sections), ("float", packed.matrix))
+_STREAM = (("Segment", "segments"), ("Row", "rows"), ("float", "weights"), ("Offset<S>", "offsets"))
 
 
 # In the order in which a layer is offered to them where nothing is measured.
@@ -81,8 +62,8 @@ KERNELS: dict[str, Kernel] = {
             type="OffsetStream",
             blocks=(1,),
             grouped=True,
-            arrays=_stream_arrays,
-            constants=_stream_constants,
+            arrays=_STREAM,
+            narrows=True,
             registers=lambda vectors, _: vectors + 2,  # the sums, a weight and an operand
         ),
         Kernel(
@@ -90,8 +71,14 @@ KERNELS: dict[str, Kernel] = {
             type="PairStream",
             blocks=(2,),
             grouped=False,
-            arrays=_pair_arrays,
-            constants=_stream_constants,
+            arrays=(
+                ("Segment", "segments"),
+                ("Pair", "pairs"),
+                ("float", "weights"),
+                ("Offset<S>", "offsets"),
+                ("int32_t", "offset_starts"),
+            ),
+            narrows=True,
             registers=lambda vectors, block: vectors * block + block + 1,
         ),
         Kernel(
@@ -99,8 +86,8 @@ KERNELS: dict[str, Kernel] = {
             type="BlockStream",
             blocks=(4,),
             grouped=False,
-            arrays=_stream_arrays,
-            constants=_stream_constants,
+            arrays=_STREAM,
+            narrows=True,
             registers=lambda vectors, block: vectors * block + block + 1,
         ),
         Kernel(
@@ -108,8 +95,7 @@ KERNELS: dict[str, Kernel] = {
             type="Dense",
             blocks=(4, 3, 2),
             grouped=False,
-            arrays=_dense_arrays,
-            constants=lambda _: {},
+            arrays=(("int32_t", "offsets"), ("float", "matrix")),
             registers=lambda vectors, block: vectors * block + block + 1,
         ),
         Kernel(
@@ -117,8 +103,7 @@ KERNELS: dict[str, Kernel] = {
             type="DenseChannels",
             blocks=(8, 4, 3, 2, 1),
             grouped=False,
-            arrays=_channel_arrays,
-            constants=lambda _: {},
+            arrays=(("Run", "runs"), ("Chunk", "sections"), ("float", "matrix")),
             registers=lambda vectors, block: vectors * block + block + 1,
             channel_lanes=True,
         ),

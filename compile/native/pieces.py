@@ -11,12 +11,20 @@ from compile.native.plan import Plan
 from runtime.steps import StepInfo
 
 
+class Unit(msgspec.Struct, frozen=True):
+    """A function of generated C++ that is compiled by itself; units of one name have one text."""
+
+    name: str
+    text: str
+
+
 class Piece(msgspec.Struct, frozen=True):
     """A step: what it is, its struct of constants, its number of tasks, and the body of one task (C++).
 
     ``constants`` describe the shape alone, since steps of one shape share their machine code; what differs from step to
     step (places in the arena, arrays in the weight file) stands in the body. ``setup`` runs before the tasks. Where
     ``parts`` is given, it is how many parts a task may be cut into: the body then finds their number in ``parts``.
+    A ``unit`` is what the body calls.
     """
 
     info: StepInfo
@@ -26,6 +34,7 @@ class Piece(msgspec.Struct, frozen=True):
     comment: str
     setup: str = ""
     parts: str = ""
+    unit: Unit | None = None
 
 
 def literal(value: float) -> str:
@@ -33,6 +42,12 @@ def literal(value: float) -> str:
     if math.isinf(value):
         return "-__builtin_inff()" if value < 0 else "__builtin_inff()"
     return f"{value:.9g}f" if "." in f"{value:.9g}" or "e" in f"{value:.9g}" else f"{value:.9g}.0f"
+
+
+def struct(name: str, constants: dict[str, str], comment: str = "") -> str:
+    """C++ of a struct of constants."""
+    body = "".join(f"  static constexpr {key} = {value};\n" for key, value in constants.items())
+    return (f"// {comment}\n" if comment else "") + f"struct {name} {{\n{body}}};"
 
 
 def array(kind: str, number: int | str) -> str:

@@ -1,4 +1,4 @@
-"""Finds the C++ compiler and turns generated source into a shared library or a program."""
+"""Finds the C++ compiler and turns source into an object, a shared library or a program."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from compile.native.isa import Isa
@@ -53,20 +54,25 @@ def compiler(machine: str = "") -> str:
     return found
 
 
-def build_library(source: Path, library: Path, isa: Isa, extra_flags: tuple[str, ...] = ()) -> None:
-    """Compile one generated source file; raises ``UserError`` with the compiler's first complaint."""
-    _build(source, library, isa, (*_LIBRARY_FLAGS, *extra_flags))
+def build_object(source: Path, result: Path, isa: Isa) -> None:
+    """Compile one file of a library; raises ``UserError`` with the compiler's first complaint."""
+    _build([source], result, isa, ("-fPIC", "-c"))
+
+
+def build_library(sources: Sequence[Path], library: Path, isa: Isa) -> None:
+    """Make a shared library of objects, or compile source files into one."""
+    _build(sources, library, isa, _LIBRARY_FLAGS)
 
 
 def build_program(source: Path, program: Path, isa: Isa, extra_flags: tuple[str, ...] = ()) -> None:
     """Compile a source file with a ``main`` and includes of the kernels or of a generated network, as tests do."""
-    _build(source, program, isa, extra_flags)
+    _build([source], program, isa, extra_flags)
 
 
-def _build(source: Path, result: Path, isa: Isa, flags: tuple[str, ...]) -> None:
-    command = [compiler(isa.machine), *_FLAGS, *isa.compiler_flags, *flags, f"-I{KERNELS}"]
-    done = subprocess.run([*command, "-o", str(result), str(source)], capture_output=True, text=True, check=False)
+def _build(sources: Sequence[Path], result: Path, isa: Isa, flags: tuple[str, ...]) -> None:
+    command = [compiler(isa.machine), *_FLAGS, *isa.compiler_flags, *flags, f"-I{KERNELS}", "-o", str(result)]
+    done = subprocess.run([*command, *map(str, sources)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[-1:]
         first = lines[0] if lines else f"exit status {done.returncode}"
-        raise UserError(f"{command[0]} could not compile {source}: {first}; it must be g++ 11 or newer")
+        raise UserError(f"{command[0]} could not compile {sources[0]}: {first}; it must be g++ 11 or newer")

@@ -7,9 +7,10 @@ candidate, so that a few versions measure all candidates of all layers. The best
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -17,60 +18,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.native import tuning_cache
-from compile.native.emit import emit
-from compile.native.isa import Isa
+from compile.native.builder import Builder
+from compile.native.emit import Source, emit
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule, options, without_joins
-from compile.native.toolchain import build_library
 from compile.native.trial import open_library, step_times
 from compile.native.weights import Packs
 
 Progress = Callable[[str], None]
 
 _CODES = 6  # kernels and tiles per layer that are compiled
+_CUTS = 5  # chunk sizes of each; of 50 layers none was fastest with a sixth or seventh
 _FINALISTS = 3
 _REPEATS = 4
 _FINAL_ROUNDS = 6
-_COMPILERS = 2
 
 
 class Tuner:
     """Measures versions of one plan; ``options`` are each layer's schedules by output name, the model's best first."""
 
-    def __init__(self, plan: Plan, options: dict[str, list[Schedule]], isa: Isa, threads: int, packs: Packs) -> None:
-        self.plan, self.options, self.isa, self.threads = plan, options, isa, threads
+    def __init__(
+        self, plan: Plan, options: dict[str, list[Schedule]], builder: Builder, threads: int, packs: Packs
+    ) -> None:
+        self.plan, self.options, self.builder, self.threads = plan, options, builder, threads
         self.times: dict[str, dict[Schedule, float]] = {name: {} for name in options}
         self.position = plan.positions()
         self.packs = packs
 
     def versions(self) -> list[list[dict[str, Schedule]]]:
-        """Per set of codes the versions that one library runs: the same codes, each with all its chunk sizes."""
+        """Per set of codes the versions that one library runs: the same codes, with several chunk sizes."""
         by_code = {name: _by_code(schedules) for name, schedules in self.options.items()}
         found = []
         for index in range(min(_CODES, max(len(codes) for codes in by_code.values()))):
             chosen = {name: codes[index % len(codes)] for name, codes in by_code.items()}
-            count = max(len(cuts) for cuts in chosen.values())
+            count = min(_CUTS, max(len(cuts) for cuts in chosen.values()))
             found.append([{name: cuts[i % len(cuts)] for name, cuts in chosen.items()} for i in range(count)])
         return found
 
     def measure(self, groups: list[list[dict[str, Schedule]]], rounds: int, report: Progress) -> None:
-        """Compile a library per group of versions, two at a time, then time them in turns."""
-        with tempfile.TemporaryDirectory(prefix="st3-tune-") as folder:
-            libraries = []
-            with ThreadPoolExecutor(_COMPILERS) as pool:
-                jobs = [
-                    pool.submit(compile_version, self.plan, versions[0], self.isa, Path(folder) / f"{i}", self.packs)
-                    for i, versions in enumerate(groups)
-                ]
-                for done, job in enumerate(jobs, start=1):
-                    libraries.append(open_library(job.result()))
-                    report(f"tuning: compiled {done} of {len(groups)} versions")
-            turns = [(i, version) for _ in range(rounds) for i, versions in enumerate(groups) for version in versions]
-            for done, (index, version) in enumerate(turns, start=1):
-                weights = emit(self.plan, version, self.isa, self.packs).weights
-                times = step_times(libraries[index], weights, self.plan, self.threads, _REPEATS)
-                self._note(version, times)
-                report(f"tuning: measured {done} of {len(turns)} versions")
+        """Compile a library per group of versions, then time the versions in turns."""
+        sources = [[emit(self.plan, version, self.builder.isa, self.packs) for version in group] for group in groups]
+        libraries = _libraries(sources, self.builder, report)
+        turns = [(i, j) for _ in range(rounds) for i, group in enumerate(groups) for j in range(len(group))]
+        for done, (i, j) in enumerate(turns, start=1):
+            times = step_times(libraries[i], sources[i][j].weights(), self.plan, self.threads, _REPEATS)
+            self._note(groups[i][j], times)
+            report(f"tuning: measured {done} of {len(turns)} versions")
 
     def _note(self, version: dict[str, Schedule], times: NDArray[np.float64]) -> None:
         for name, schedule in version.items():
@@ -83,26 +76,34 @@ class Tuner:
         return [[{name: best[min(i, len(best) - 1)] for name, best in ranked.items()}] for i in range(_FINALISTS)]
 
 
-def compile_version(plan: Plan, version: dict[str, Schedule], isa: Isa, stem: Path, packs: Packs) -> Path:
-    """Build one library at ``stem``; its path."""
-    text, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
-    text.write_text(emit(plan, version, isa, packs).text, encoding="utf-8")
-    build_library(text, library, isa)
-    return library
+def _libraries(sources: list[list[Source]], builder: Builder, report: Progress) -> list[ctypes.CDLL]:
+    """A library for each group of sources, which share their text. Nothing is compiled once they are there."""
+    for group in sources:
+        builder.start(group[0])
+    packing = list(itertools.chain(*sources))
+    for done, source in enumerate(packing, start=1):
+        source.weights()  # packed while the compilers run, and remembered
+        report(f"tuning: packed {done} of {len(packing)} versions")
+    libraries = []
+    with tempfile.TemporaryDirectory(prefix="st3-tune-") as folder:
+        for done, group in enumerate(sources, start=1):
+            libraries.append(open_library(builder.library(group[0], Path(folder) / f"{done}.so")))
+            report(f"tuning: compiled {done} of {len(sources)} versions")
+    return libraries
 
 
-def tune(plan: Plan, isa: Isa, threads: int, l1: int, report: Progress) -> tuple[Plan, dict[str, Schedule]]:
+def tune(plan: Plan, builder: Builder, threads: int, l1: int, report: Progress) -> tuple[Plan, dict[str, Schedule]]:
     """The fastest schedule of each layer on this machine, and the plan with those joins that pay.
 
     Args:
         plan: the network's plan; its joins are tried together, and taken if they make the whole network faster.
-        isa: the instruction set, which this machine must have.
+        builder: compiles for an instruction set, which this machine must have.
         threads: how many threads run.
         l1: bytes of the first-level cache.
         report: is told in words what happens.
     """
     # groups of pictures that run on threads of their own are all alike, so one is measured
-    crew = plan.crew_size(threads)
+    crew, isa = plan.crew_size(threads), builder.isa
     joined = msgspec.structs.replace(plan, groups=1) if crew == 1 else plan
     apart = without_joins(joined)
     keys = {name: tuning_cache.key(plan, step, isa, crew) for name, step in plan.convolutions().items()}
@@ -113,15 +114,15 @@ def tune(plan: Plan, isa: Isa, threads: int, l1: int, report: Progress) -> tuple
         remembered = {name: known.schedules[key] for name, key in keys.items()}
         return (plan if known.joins[pairs] else without_joins(plan)), _with_reasons(remembered, ranked)
     packs = Packs()
-    first = Tuner(apart, ranked, isa, crew, packs)
+    first = Tuner(apart, ranked, builder, crew, packs)
     first.measure(first.versions(), 1, report)
-    last = Tuner(apart, first.options, isa, crew, packs)
+    last = Tuner(apart, first.options, builder, crew, packs)
     last.measure(first.finalists(), _FINAL_ROUNDS, report)
     chosen = {}
     for name, times in last.times.items():
         best = min(times, key=times.__getitem__)
         chosen[name] = msgspec.structs.replace(best, reason=_measured(best, times[best], first.times[name]))
-    pays = bool(plan.joined) and _faster_joined(joined, apart, chosen, isa, crew, packs, report)
+    pays = bool(plan.joined) and _faster_joined(joined, apart, chosen, builder, crew, packs, report)
     found = tuning_cache.Known({keys[name]: schedule for name, schedule in chosen.items()}, {pairs: pays})
     tuning_cache.write(found)
     return (plan if pays else without_joins(plan)), _with_reasons(chosen, ranked)
@@ -131,25 +132,19 @@ def _faster_joined(
     joined: Plan,
     apart: Plan,
     chosen: dict[str, Schedule],
-    isa: Isa,
+    builder: Builder,
     threads: int,
     packs: Packs,
     report: Progress,
 ) -> bool:
     report("tuning: trying joined layers")
-    with tempfile.TemporaryDirectory(prefix="st3-tune-") as folder:
-        plans = (joined, apart)
-        with ThreadPoolExecutor(_COMPILERS) as pool:
-            stems = [Path(folder) / str(i) for i in range(len(plans))]
-            libraries = [
-                open_library(path)
-                for path in pool.map(lambda plan, stem: compile_version(plan, chosen, isa, stem, packs), plans, stems)
-            ]
-        weights = [emit(plan, chosen, isa, packs).weights for plan in plans]
-        totals: list[list[float]] = [[], []]
-        for _ in range(_FINAL_ROUNDS):
-            for i, plan in enumerate(plans):
-                totals[i].append(float(step_times(libraries[i], weights[i], plan, threads, _REPEATS).sum()))
+    plans = (joined, apart)
+    sources = [emit(plan, chosen, builder.isa, packs) for plan in plans]
+    libraries = _libraries([[source] for source in sources], builder, lambda _: None)
+    totals: list[list[float]] = [[], []]
+    for _ in range(_FINAL_ROUNDS):
+        for i, plan in enumerate(plans):
+            totals[i].append(float(step_times(libraries[i], sources[i].weights(), plan, threads, _REPEATS).sum()))
     return min(totals[0]) < min(totals[1])
 
 

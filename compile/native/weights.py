@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,20 +48,28 @@ class WeightFile:
 
     def __init__(self, packs: Packs) -> None:
         self.packs = packs
-        self._parts: list[bytes] = []
+        self._makers: list[Callable[[], Sequence[NDArray[Any]]]] = []
+        self._count = 0
 
-    def add(self, array: NDArray[np.generic]) -> int:
+    def add(self, array: NDArray[Any]) -> int:
         """Append an array, which will lie at a multiple of 64 bytes; its number in the file's directory."""
-        self._parts.append(_padded(np.ascontiguousarray(array).tobytes()))
-        return len(self._parts) - 1
+        return self.add_later(1, lambda: (array,))
 
-    def finish(self, content: int) -> bytes:
-        """The whole file: header with the 64-bit ``content`` number and the length, directory, arrays."""
-        first = _ALIGN + -(-8 * len(self._parts) // _ALIGN) * _ALIGN
-        offsets = first + np.concatenate(([0], np.cumsum([len(part) for part in self._parts])))
-        numbers = np.array([content, offsets[-1]], np.uint64)
+    def add_later(self, count: int, make: Callable[[], Sequence[NDArray[Any]]]) -> int:
+        """Append arrays that are made when they are needed, since packing takes long; the number of the first."""
+        self._makers.append(make)
+        self._count += count
+        return self._count - count
+
+    def content(self, number: int) -> bytes:
+        """The whole file: header with the 64-bit content ``number`` and the length, directory, arrays."""
+        parts = [_padded(np.ascontiguousarray(array).tobytes()) for make in self._makers for array in make()]
+        assert len(parts) == self._count
+        first = _ALIGN + -(-8 * len(parts) // _ALIGN) * _ALIGN
+        offsets = first + np.concatenate(([0], np.cumsum([len(part) for part in parts])))
+        numbers = np.array([number, offsets[-1]], np.uint64)
         header = _padded(WEIGHT_MAGIC + numbers.astype("<u8").tobytes())
-        return b"".join([header, _padded(offsets[:-1].astype("<i8").tobytes()), *self._parts])
+        return b"".join([header, _padded(offsets[:-1].astype("<i8").tobytes()), *parts])
 
 
 def _padded(raw: bytes) -> bytes:

@@ -58,7 +58,7 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     isa = ISAS[request.param]
     folder: Path = tmp_path_factory.mktemp(isa.name)
     (folder / "activations.cpp").write_text(source(isa.lanes))
-    build_library(folder / "activations.cpp", folder / "activations.so", isa)
+    build_library([folder / "activations.cpp"], folder / "activations.so", isa)
     assert b"libm.so" not in (folder / "activations.so").read_bytes()
     return ctypes.CDLL(str(folder / "activations.so")), isa.lanes
 

@@ -30,6 +30,7 @@ from compile.graph import (
     Shape,
     reads,
 )
+from compile.native.builder import Builder
 from compile.native.emit import emit
 from compile.native.isa import cache_bytes, isa_for
 from compile.native.select import choose_plan
@@ -209,10 +210,10 @@ def graphs(draw: st.DrawFn) -> Graph:
 def compiled_answer(graph: Graph, inputs: NDArray[np.float32], isa_name: str, threads: int) -> NDArray[np.float32]:
     isa, batch_size = isa_for(isa_name), len(inputs)
     plan = choose_plan(simplify(graph), batch_size, isa, cache_bytes(2, isa))
-    plan, schedules = choose_schedules(plan, isa, threads, AS_MODELLED)
     outputs = np.full((batch_size, *graph.shapes[graph.output]), np.nan, np.float32)
-    with tempfile.TemporaryDirectory() as folder:
-        write_network(emit(plan, schedules, isa), isa, Path(folder) / "payload", Path(folder) / "source")
+    with tempfile.TemporaryDirectory() as folder, Builder(isa) as builder:
+        plan, schedules = choose_schedules(plan, builder, threads, AS_MODELLED)
+        write_network(emit(plan, schedules, isa), builder, Path(folder) / "payload", Path(folder) / "source")
         network = Network(Path(folder) / "payload", threads)
         for _ in range(2):  # the second run finds what the first one left in memory
             assert network.library.st3_run(network.open(), inputs.ctypes.data, outputs.ctypes.data) == DONE

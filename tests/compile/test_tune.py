@@ -14,12 +14,12 @@ from torch import nn
 
 from compile.from_torch import read_graph
 from compile.native import tune, tuning_cache
+from compile.native.builder import Builder
 from compile.native.emit import emit
 from compile.native.isa import ISAS, isa_for
 from compile.native.plan import Plan
-from compile.native.schedule import options, without_joins
+from compile.native.schedule import Schedule, options, without_joins
 from compile.native.select import choose_plan
-from compile.native.toolchain import build_library
 from compile.native.trial import aligned, open_library
 from compile.native.weights import Packs
 from compile.passes.simplify import simplify
@@ -36,6 +36,11 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def plan_of(module: nn.Module, shape: tuple[int, int, int], batch_size: int = 1) -> Plan:
     graph = simplify(read_graph(capture_module(module, shape, batch_size)))
     return choose_plan(graph, batch_size, isa_for("native"), L2)
+
+
+def tuned(plan: Plan, threads: int = 1) -> tuple[Plan, dict[str, Schedule]]:
+    with Builder(isa_for("native")) as builder:
+        return tune.tune(plan, builder, threads, L1, lambda _: None)
 
 
 def two_layers() -> nn.Module:
@@ -76,25 +81,26 @@ def test_a_dense_network_is_tuned_too(compiler: Compiler, batch_size: int) -> No
 def test_weights_that_are_not_aligned_are_refused(tmp_path: Path) -> None:
     plan, isa = plan_of(two_layers(), (3, 13, 11)), isa_for("native")
     version = {name: ranked[0] for name, ranked in options(plan, isa, L1).items()}
-    library = open_library(tune.compile_version(plan, version, isa, tmp_path / "library", Packs()))
-    weights = emit(plan, version, isa).weights
-    content = aligned(bytes(16) + weights)[16:]
+    source = emit(plan, version, isa)
+    with Builder(isa) as builder:
+        library = open_library(builder.library(source, tmp_path / "library.so"))
+    content = aligned(bytes(16) + source.weights())[16:]
     error = ctypes.create_string_buffer(256)
     assert not library.st3_open(content.ctypes.data, content.size, 1, error, len(error))
     assert b"multiple of 64" in error.value
 
 
 def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, isa = plan_of(two_layers(), (3, 13, 11)), isa_for("native")
-    _, first = tune.tune(plan, isa, 1, L1, lambda _: None)
+    plan = plan_of(two_layers(), (3, 13, 11))
+    _, first = tuned(plan)
 
     def never(*_: object) -> None:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(tune.Tuner, "measure", never)
-    assert tune.tune(plan, isa, 1, L1, lambda _: None)[1] == first
+    assert tuned(plan)[1] == first
     with pytest.raises(AssertionError, match="measured again"):
-        tune.tune(plan, isa, 2, L1, lambda _: None)  # other threads, another question
+        tuned(plan, threads=2)  # other threads, another question
 
 
 def test_blocked_and_scattered_weights_of_one_size_are_two_questions() -> None:
@@ -128,7 +134,6 @@ def test_a_joined_layer_is_another_question_than_the_same_layer_apart() -> None:
 
 
 def test_a_remembered_choice_tells_the_layers_own_density() -> None:
-    isa = isa_for("native")
     reasons = []
     for extra in (0, 1):
         torch.manual_seed(0)
@@ -136,7 +141,7 @@ def test_a_remembered_choice_tells_the_layers_own_density() -> None:
         with torch.no_grad():
             order = torch.randperm(1024, generator=torch.Generator().manual_seed(1))
             conv.weight.reshape(-1)[order[512 + extra :]] = 0
-        _, chosen = tune.tune(plan_of(conv, (32, 9, 9)), isa, 1, L1, lambda _: None)
+        _, chosen = tuned(plan_of(conv, (32, 9, 9)))
         reasons += [schedule.reason for schedule in chosen.values()]
     assert len(tuning_cache.read().schedules) == 1  # so near in density that one measurement serves both
     assert reasons[0].startswith("density 0.500")
@@ -164,14 +169,16 @@ def test_every_candidate_of_the_first_codes_computes_the_same(tmp_path: Path) ->
     prune_randomly(module, 0.4)
     isa = isa_for("native")
     plan = without_joins(plan_of(module, shape))
-    tuner = tune.Tuner(plan, options(plan, isa, L1), isa, 1, Packs())
+    with Builder(isa) as builder:
+        tuner = tune.Tuner(plan, options(plan, isa, L1), builder, 1, Packs())
+        groups = [[emit(plan, version, isa) for version in group] for group in tuner.versions()[:3]]
+        libraries = [open_library(builder.library(group[0], tmp_path / f"{i}.so")) for i, group in enumerate(groups)]
     inputs = np.random.default_rng(1).standard_normal((1, *shape)).astype(np.float32)
     with torch.no_grad():
         expected = module.eval()(torch.from_numpy(inputs)).numpy()
-    for index, versions in enumerate(tuner.versions()[:3]):
-        library = open_library(tune.compile_version(plan, versions[0], isa, tmp_path / str(index), Packs()))
-        for version in versions:
-            weights = aligned(emit(plan, version, isa).weights)
+    for library, group in zip(libraries, groups, strict=True):
+        for source in group:
+            weights = aligned(source.weights())
             handle = library.st3_open(weights.ctypes.data, weights.size, 2, None, 0)
             result = np.empty_like(expected)
             assert library.st3_run(handle, inputs.ctypes.data, result.ctypes.data) == 0
@@ -190,11 +197,9 @@ def test_joined_layers_compute_what_they_do_apart(tmp_path: Path, threads: int) 
     schedules = {name: ranked[0] for name, ranked in options(joined, isa, L1).items()}
     for index, plan in enumerate((joined, without_joins(joined))):
         source = emit(plan, schedules, isa)
-        text, path = tmp_path / f"{index}.cpp", tmp_path / f"{index}.so"
-        text.write_text(source.text)
-        build_library(text, path, isa)
-        library = open_library(path)
-        weights = aligned(source.weights)
+        with Builder(isa) as builder:
+            library = open_library(builder.library(source, tmp_path / f"{index}.so"))
+        weights = aligned(source.weights())
         handle = library.st3_open(weights.ctypes.data, weights.size, threads, None, 0)
         result = np.empty((1, *plan.graph.shapes[plan.graph.output]), np.float32)
         for _ in range(5):

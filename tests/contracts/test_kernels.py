@@ -12,6 +12,7 @@ from support import capture_module, prune_randomly
 from torch import nn
 
 from compile.from_torch import read_graph
+from compile.native.builder import Builder
 from compile.native.channel_layout import channel_plan
 from compile.native.emit import emit
 from compile.native.isa import Isa, isa_for
@@ -20,8 +21,6 @@ from compile.native.plan import Plan
 from compile.native.schedule import Schedule, options, without_joins
 from compile.native.select import pixel_plan
 from compile.native.trial import aligned, open_library
-from compile.native.tune import compile_version
-from compile.native.weights import Packs
 from compile.passes.simplify import simplify
 
 L1, L2 = 48 * 1024, 2**20
@@ -57,8 +56,10 @@ def versions(plan: Plan, kernel: str, isa: Isa) -> list[dict[str, Schedule]]:
 
 
 def run(plan: Plan, version: dict[str, Schedule], isa: Isa, stem: Path, inputs: np.ndarray, threads: int) -> np.ndarray:
-    library = open_library(compile_version(plan, version, isa, stem, Packs()))
-    weights = aligned(emit(plan, version, isa).weights)
+    source = emit(plan, version, isa)
+    with Builder(isa) as builder:
+        library = open_library(builder.library(source, stem))
+    weights = aligned(source.weights())
     handle = library.st3_open(weights.ctypes.data, weights.size, threads, None, 0)
     result = np.empty((len(inputs), *plan.graph.shapes[plan.graph.output]), np.float32)
     assert library.st3_run(handle, inputs.ctypes.data, result.ctypes.data) == 0

@@ -63,7 +63,8 @@ def write_case(
         return source
 
     target = Target("cpu", isa_for(isa).name, "float32", batch_size, 1)
-    with mock.patch.object(native, "emit", emit_apart), mock.patch.object(native, "build_library"):
+    nothing = dict.fromkeys(("start", "library"), mock.DEFAULT)
+    with mock.patch.object(native, "emit", emit_apart), mock.patch.multiple(native.Builder, **nothing):
         native.build(TorchNetwork(export_module(module, shape), shape, batch_size), target, folder, AS_MODELLED)
     inputs = np.random.default_rng(11).standard_normal((batch_size, *shape)).astype(np.float32)
     with torch.no_grad():
@@ -73,7 +74,8 @@ def write_case(
     (folder / "inputs.bin").write_bytes(inputs.tobytes())
     (folder / "expected.bin").write_bytes(expected.astype(np.float32).tobytes())
     (folder / "gaps.bin").write_bytes(np.array(gaps, "<i8").tobytes())
-    source = folder / "source" / place / "network.cpp"
+    source = folder / "source" / place / "all.cpp"
+    source.write_text("".join(f'#include "{path}"\n' for path in sorted(source.parent.glob("*.cpp"))))
     sizes = inputs.size // batch_size, expected.size // batch_size
     return Case(folder, source, isa_for(isa), batch_size, *sizes, tuple(steps))
 

@@ -30,9 +30,9 @@ static inline void accumulate_block(vec (&sum)[Step::BLOCK][ROWS * COLUMNS], con
   }
 }
 
-template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
+template <class Step, int ROWS, int COLUMNS>
 [[gnu::noinline]] static void block_rows(const Row* row, const Row* end, const float* weight, const Offset<Step>* offset,
-                                         const float* bias, Place<Step> place, int lines) {
+                                         const float* bias, Place<Step> place, int lines, bool first, bool last) {
   constexpr int P = ROWS * COLUMNS, U = BLOCK_PARTS<P>, BLOCK = Step::BLOCK;
   for (; row != end; row++) {
     fetch(weight, lines);
@@ -43,14 +43,14 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
 #pragma GCC unroll 4
     for (int o = 0; o < BLOCK; o++) {
       const int valid = Step::CHANNELS % BLOCK == 0 || channel + o < Step::CHANNELS ? o : 0;
-      if constexpr (FIRST) {
+      if (first) {
         begin<Step, ROWS, COLUMNS>(sum[0][o], bias[channel + valid],
                                    place.residual + (channel + valid) * Step::R_CHANNEL);
       } else {
         resume<Step, ROWS, COLUMNS>(sum[0][o], y + valid * Step::Y_CHANNEL);
       }
     }
-    if constexpr (FIRST) {
+    if (first) {
       const char* ahead = place.y + row[1].channel * Step::Y_CHANNEL;
 #pragma GCC unroll 4
       for (int o = 0; o < BLOCK; o++)
@@ -80,8 +80,8 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
 #pragma GCC unroll 32
         for (int p = 0; p < P; p++) sum[0][o][p] += sum[u][o][p];
       if (Step::CHANNELS % BLOCK == 0 || channel + o < Step::CHANNELS)
-        finish<Step, ROWS, COLUMNS, LAST>(sum[0][o], y + o * Step::Y_CHANNEL,
-                                          place.factor + (channel + o) * Step::F_CHANNEL);
+        finish<Step, ROWS, COLUMNS>(sum[0][o], y + o * Step::Y_CHANNEL, place.factor + (channel + o) * Step::F_CHANNEL,
+                                    last);
     }
   }
 }
@@ -92,19 +92,14 @@ struct BlockStream {
   const Row* rows;
   const float* weights;
   const Offset<Step>* offsets;
-  Cut cut;
-  const char* input;
-  char* output;
-  Operands operands;
-  const float* bias;
-  int low, high;  // groups of this task
+  Work work;
 
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
-    const Place<Step> place(input, output, operands, row, column);
-    each_segment(segments, rows, cut, low, high, [&]<bool FIRST, bool LAST>(const Row* begin, const Row* end, const Segment& at) {
+    const Place<Step> place(work, row, column);
+    each_segment(segments, rows, work, [&](const Row* begin, const Row* end, const Segment& at, bool first, bool last) {
       const float* weight = weights + static_cast<long>(at.entry) * Step::BLOCK;
-      block_rows<Step, ROWS, COLUMNS, FIRST, LAST>(begin, end, weight, offsets + at.entry, bias, place, at.lines);
+      block_rows<Step, ROWS, COLUMNS>(begin, end, weight, offsets + at.entry, work.bias, place, at.lines, first, last);
     });
   }
 };

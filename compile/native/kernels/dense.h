@@ -7,9 +7,9 @@
 
 namespace st3 {
 
-template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
+template <class Step, int ROWS, int COLUMNS>
 [[gnu::noinline]] static void dense_block(const float* weight, const int32_t* offset, int taps, const float* bias,
-                                          Place<Step> place, int channel) {
+                                          Place<Step> place, int channel, bool first, bool last) {
   constexpr int P = ROWS * COLUMNS, BLOCK = Step::BLOCK;
   vec sum[BLOCK][P];
   char* y = place.y + channel * Step::Y_CHANNEL;
@@ -18,7 +18,7 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
 #pragma GCC unroll 8
   for (int o = 0; o < BLOCK; o++) {
     const int valid = channel + o < Step::CHANNELS ? o : 0;  // a padded channel computes the first one's start value
-    if constexpr (FIRST) {
+    if (first) {
       begin<Step, ROWS, COLUMNS>(sum[o], bias[channel + valid], residual + valid * Step::R_CHANNEL);
     } else {
       resume<Step, ROWS, COLUMNS>(sum[o], y + valid * Step::Y_CHANNEL);
@@ -36,33 +36,27 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
 #pragma GCC unroll 8
   for (int o = 0; o < BLOCK; o++)
     if (channel + o < Step::CHANNELS)
-      finish<Step, ROWS, COLUMNS, LAST>(sum[o], y + o * Step::Y_CHANNEL, factor + o * Step::F_CHANNEL);
+      finish<Step, ROWS, COLUMNS>(sum[o], y + o * Step::Y_CHANNEL, factor + o * Step::F_CHANNEL, last);
 }
 
 template <class Step>
 struct Dense {
   const int32_t* offsets;
   const float* matrix;
-  Cut cut;
-  const char* input;
-  char* output;
-  Operands operands;
-  const float* bias;
-  int low, high;  // groups of this task
+  Work work;
 
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
-    const Place<Step> place(input, output, operands, row, column);
-    const int first = cut.bounds[low], last = cut.bounds[high];
+    const Place<Step> place(work, row, column);
+    const Cut& cut = work.cut;
     for (int chunk = 0; chunk < cut.chunks; chunk++) {
       const int start = static_cast<long>(Step::TAPS) * chunk / cut.chunks;
       const int taps = static_cast<long>(Step::TAPS) * (chunk + 1) / cut.chunks - start;
-      with_ends(chunk == 0, chunk == cut.chunks - 1, [&]<bool FIRST, bool LAST>() {
-        for (int channel = first; channel < last; channel += Step::BLOCK) {
-          const float* block = matrix + static_cast<long>(channel) * Step::TAPS + static_cast<long>(start) * Step::BLOCK;
-          dense_block<Step, ROWS, COLUMNS, FIRST, LAST>(block, offsets + start, taps, bias, place, channel);
-        }
-      });
+      for (int channel = cut.bounds[work.low]; channel < cut.bounds[work.high]; channel += Step::BLOCK) {
+        const float* block = matrix + static_cast<long>(channel) * Step::TAPS + static_cast<long>(start) * Step::BLOCK;
+        dense_block<Step, ROWS, COLUMNS>(block, offsets + start, taps, work.bias, place, channel, chunk == 0,
+                                         chunk == cut.chunks - 1);
+      }
     }
   }
 };

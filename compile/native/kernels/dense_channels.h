@@ -63,11 +63,7 @@ template <class Step, int ROWS, int COLUMNS>
 #pragma GCC unroll 16
   for (int o = 0; o < BLOCK; o++) {
     if (vector + o >= Step::VECTORS) continue;
-    if (last) {
-      finish<Step, ROWS, COLUMNS, true>(sum[o], y + o * Step::Y_CHANNEL, factor + o * Step::F_CHANNEL);
-    } else {
-      finish<Step, ROWS, COLUMNS, false>(sum[o], y + o * Step::Y_CHANNEL, factor + o * Step::F_CHANNEL);
-    }
+    finish<Step, ROWS, COLUMNS>(sum[o], y + o * Step::Y_CHANNEL, factor + o * Step::F_CHANNEL, last);
   }
 }
 
@@ -76,12 +72,7 @@ struct DenseChannels {
   const Run* runs;
   const Chunk* chunks;
   const float* matrix;
-  Cut cut;
-  const char* input;
-  char* output;
-  Operands operands;
-  const float* bias;
-  int low, high;  // groups of this task
+  Work work;
 
   static constexpr long LINE = Step::BLOCK * VECTOR;  // weights of one input
 
@@ -102,7 +93,8 @@ struct DenseChannels {
     const int begin = task * Step::TASK_ROWS;
     const int end = begin + Step::TASK_ROWS < Step::ROWS ? begin + Step::TASK_ROWS : Step::ROWS;
     const int tiles = ACROSS * ((end - begin + Step::TILE_ROWS - 1) / Step::TILE_ROWS);
-    const int from = cut.bounds[low] / LANES, to = (cut.bounds[high] + LANES - 1) / LANES;
+    const Cut& cut = work.cut;
+    const int from = cut.bounds[work.low] / LANES, to = (cut.bounds[work.high] + LANES - 1) / LANES;
     for (int i = 0; i < cut.chunks; i++) {
       const Chunk& chunk = chunks[i];
       const long bytes = chunk.inputs * LINE;
@@ -136,9 +128,8 @@ struct DenseChannels {
     const long pace = (LINE + pass.tiles - 1) / pass.tiles;
     const Ahead ahead{pass.weight + (pass.tiles == 1 ? PAGE : pass.bytes + pass.tile * pass.chunk.inputs * pace), pace};
     channel_tile<Step, ROWS, COLUMNS>(runs + pass.chunk.run, pass.chunk.runs, pass.weight, ahead,
-                                      reinterpret_cast<const char*>(bias),
-                                      Place<Step>(input, output, operands, row, column), pass.vector, pass.first,
-                                      pass.last);
+                                      reinterpret_cast<const char*>(work.bias), Place<Step>(work, row, column),
+                                      pass.vector, pass.first, pass.last);
     pass.tile++;
   }
 };

@@ -28,7 +28,8 @@ struct Edge {
 // Rewrites the edge vectors that depend on rows [first, last) for the channels [low, high).
 // `start[h]` is the first edge whose source lies in row h.
 template <class Tensor>
-static inline void exchange(char* tensor, const Edge* edges, const int32_t* start, int first, int last, int low, int high) {
+[[gnu::noinline]] static void exchange(char* tensor, const Edge* edges, const int32_t* start, int first, int last, int low,
+                                       int high) {
   const vec fill = splat(Tensor::FILL);
   for (int channel = low; channel < high; channel++) {
     char* base = tensor + channel * Tensor::CHANNEL;

@@ -19,16 +19,15 @@ struct Segment {
   int32_t row, row_count, entry, lines;
 };
 
-// Calls call.template operator()<FIRST, LAST>(begin, end, first segment) for the rows of each chunk of groups [low, high),
-// which lie one after another.
+// Calls call(begin, end, first segment, whether the chunk is the first, whether it is the last) for the rows of each chunk
+// of a task's groups, which lie one after another.
 template <class Any, class Call>
-static inline void each_segment(const Segment* segments, const Any* rows, const Cut& cut, int low, int high, Call call) {
+static inline void each_segment(const Segment* segments, const Any* rows, const Work& work, Call call) {
+  const Cut& cut = work.cut;
   for (int chunk = 0; chunk < cut.chunks; chunk++) {
-    const Segment& first = segments[chunk * cut.groups + low];
-    const Segment& last = segments[chunk * cut.groups + high - 1];
-    with_ends(chunk == 0, chunk == cut.chunks - 1, [&]<bool FIRST, bool LAST>() {
-      call.template operator()<FIRST, LAST>(rows + first.row, rows + last.row + last.row_count, first);
-    });
+    const Segment& first = segments[chunk * cut.groups + work.low];
+    const Segment& last = segments[chunk * cut.groups + work.high - 1];
+    call(rows + first.row, rows + last.row + last.row_count, first, chunk == 0, chunk == cut.chunks - 1);
   }
 }
 
@@ -82,17 +81,17 @@ static inline void accumulate_four(vec (&sum)[U][ROWS * COLUMNS], const float* w
   }
 }
 
-template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
+template <class Step, int ROWS, int COLUMNS>
 [[gnu::noinline]] static void stream_rows(const Row* row, const Row* end, const float* weight,
                                           const Offset<Step>* offset, const float* bias, Place<Step> place,
-                                          int lines) {
+                                          int lines, bool first, bool last) {
   constexpr int P = ROWS * COLUMNS, U = PARTS<P>;
   for (; row != end; row++) {
     fetch(weight, lines);
     fetch(offset, (lines + 1) / 2);
     vec sum[U][P];
     char* y = place.y + row->channel * Step::Y_CHANNEL;
-    if constexpr (FIRST) {
+    if (first) {
       begin<Step, ROWS, COLUMNS>(sum[0], bias[row->channel], place.residual + row->channel * Step::R_CHANNEL);
       // two rows ahead: the pack ends with two sentinel rows so that this never reads past it
       const char* ahead = place.y + row[2].channel * Step::Y_CHANNEL;
@@ -114,7 +113,7 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
     for (int u = 1; u < U; u++)
 #pragma GCC unroll 32
       for (int p = 0; p < P; p++) sum[0][p] += sum[u][p];
-    finish<Step, ROWS, COLUMNS, LAST>(sum[0], y, place.factor + row->channel * Step::F_CHANNEL);
+    finish<Step, ROWS, COLUMNS>(sum[0], y, place.factor + row->channel * Step::F_CHANNEL, last);
   }
 }
 
@@ -124,18 +123,14 @@ struct OffsetStream {
   const Row* rows;
   const float* entries;
   const Offset<Step>* offsets;
-  Cut cut;
-  const char* input;
-  char* output;
-  Operands operands;
-  const float* bias;
-  int low, high;  // groups of this task
+  Work work;
 
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
-    const Place<Step> place(input, output, operands, row, column);
-    each_segment(segments, rows, cut, low, high, [&]<bool FIRST, bool LAST>(const Row* begin, const Row* end, const Segment& at) {
-      stream_rows<Step, ROWS, COLUMNS, FIRST, LAST>(begin, end, entries + at.entry, offsets + at.entry, bias, place, at.lines);
+    const Place<Step> place(work, row, column);
+    each_segment(segments, rows, work, [&](const Row* begin, const Row* end, const Segment& at, bool first, bool last) {
+      stream_rows<Step, ROWS, COLUMNS>(begin, end, entries + at.entry, offsets + at.entry, work.bias, place, at.lines,
+                                       first, last);
     });
   }
 };

@@ -70,9 +70,9 @@ template <class Step, int ROWS, int COLUMNS, int U>
     accumulate<Step, ROWS, COLUMNS>(sum[0][0], *weight, operand_at<Step>(x, offset));
 }
 
-template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
+template <class Step, int ROWS, int COLUMNS>
 [[gnu::noinline]] static void pair_rows(const Pair* pair, const Pair* end, const float* weight, const Offset<Step>* offset,
-                                        const float* bias, Place<Step> place, int lines) {
+                                        const float* bias, Place<Step> place, int lines, bool first, bool last) {
   constexpr int P = ROWS * COLUMNS, U = PAIR_PARTS<P>;
   for (; pair != end; pair++) {
     fetch(weight, lines);
@@ -81,7 +81,7 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
     const int channel[2] = {pair->first, pair->second};
 #pragma GCC unroll 2
     for (int c = 0; c < 2; c++) {
-      if constexpr (FIRST) {
+      if (first) {
         begin<Step, ROWS, COLUMNS>(sum[c][0], bias[channel[c]], place.residual + channel[c] * Step::R_CHANNEL);
       } else {
         resume<Step, ROWS, COLUMNS>(sum[c][0], place.y + channel[c] * Step::Y_CHANNEL);
@@ -91,7 +91,7 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
 #pragma GCC unroll 32
         for (int p = 0; p < P; p++) sum[c][u][p] = vec{};
     }
-    if constexpr (FIRST) {
+    if (first) {
       // the pack ends with a sentinel so that this never reads past it
       const long ahead[2] = {pair[1].first, pair[1].second};
 #pragma GCC unroll 2
@@ -110,8 +110,8 @@ template <class Step, int ROWS, int COLUMNS, bool FIRST, bool LAST>
       for (int u = 1; u < U; u++)
 #pragma GCC unroll 32
         for (int p = 0; p < P; p++) sum[c][0][p] += sum[c][u][p];
-      finish<Step, ROWS, COLUMNS, LAST>(sum[c][0], place.y + channel[c] * Step::Y_CHANNEL,
-                                        place.factor + channel[c] * Step::F_CHANNEL);
+      finish<Step, ROWS, COLUMNS>(sum[c][0], place.y + channel[c] * Step::Y_CHANNEL,
+                                  place.factor + channel[c] * Step::F_CHANNEL, last);
     }
   }
 }
@@ -124,19 +124,14 @@ struct PairStream {
   const Offset<Step>* offsets;
   // of each segment, where its offsets begin: a pair has fewer of them than weights
   const int32_t* offset_starts;
-  Cut cut;
-  const char* input;
-  char* output;
-  Operands operands;
-  const float* bias;
-  int low, high;  // groups of this task
+  Work work;
 
   template <int ROWS, int COLUMNS>
   void run(int row, int column) const {
-    const Place<Step> place(input, output, operands, row, column);
-    each_segment(segments, pairs, cut, low, high, [&]<bool FIRST, bool LAST>(const Pair* begin, const Pair* end, const Segment& at) {
-      pair_rows<Step, ROWS, COLUMNS, FIRST, LAST>(begin, end, weights + at.entry, offsets + offset_starts[&at - segments], bias,
-                                                  place, at.lines);
+    const Place<Step> place(work, row, column);
+    each_segment(segments, pairs, work, [&](const Pair* begin, const Pair* end, const Segment& at, bool first, bool last) {
+      pair_rows<Step, ROWS, COLUMNS>(begin, end, weights + at.entry, offsets + offset_starts[&at - segments], work.bias,
+                                     place, at.lines, first, last);
     });
   }
 };

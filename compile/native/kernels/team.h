@@ -75,7 +75,7 @@ class Crew {
 
   // Into how many parts each of `blocks` pieces of work is cut, `most` at the most, so that all threads are busy to the
   // end. More parts than that cost: each brings the piece's input into its cache.
-  int parts(int blocks, int most) const {
+  [[gnu::noinline]] int parts(int blocks, int most) const {
     if (size_ == 1) return 1;
     for (int parts = 1; parts < most; parts++) {
       const int tasks = blocks * parts, rounds = (tasks + size_ - 1) / size_;
@@ -87,17 +87,23 @@ class Crew {
   // Calls task(i) for each i below count, each once, on whichever thread is free; returns when all are done.
   template <class Task>
   void each(int step, int count, Task task) {
-    share(step, count, task);
-    if (__builtin_expect(clock_ != nullptr, 0)) clock_->lap(step);
+    share(step, count, [](const void* context, int i) { (*static_cast<const Task*>(context))(i); }, &task);
   }
 
  private:
-  template <class Task>
-  void share(int step, int count, Task& task) {
+  using Call = void (*)(const void* context, int task);
+
+  // Apart from the tasks, so that a network has it once and not for every step.
+  [[gnu::noinline]] void share(int step, int count, Call task, const void* context) {
     if (size_ == 1) {
-      for (int i = 0; i < count; i++) task(i);
-      return;
+      for (int i = 0; i < count; i++) task(context, i);
+    } else {
+      share_among_threads(step, count, task, context);
     }
+    if (__builtin_expect(clock_ != nullptr, 0)) clock_->lap(step);
+  }
+
+  void share_among_threads(int step, int count, Call task, const void* context) {
     Counter* const taken = counters_ + step * (size_ + 1);
     std::atomic<int>& done = taken[size_].value;
     for (int i = 0; i < size_; i++) {
@@ -108,7 +114,7 @@ class Crew {
       while (mine.load(std::memory_order_relaxed) < end - first) {
         const int next = first + mine.fetch_add(1, std::memory_order_relaxed);
         if (next >= end) break;
-        task(next);
+        task(context, next);
         done.fetch_add(1, std::memory_order_release);
       }
     }

@@ -15,20 +15,6 @@ struct Cut {
   explicit Cut(const int32_t* array) : chunks(array[0]), groups(array[1]), bounds(array + 2) {}
 };
 
-// Calls call.template operator()<FIRST, LAST>(): a chunk begins the sums, ends them, both or neither.
-template <class Call>
-static inline void with_ends(bool first, bool last, Call call) {
-  if (first && last) {
-    call.template operator()<true, true>();
-  } else if (first) {
-    call.template operator()<true, false>();
-  } else if (last) {
-    call.template operator()<false, true>();
-  } else {
-    call.template operator()<false, false>();
-  }
-}
-
 // Calls kernel.template run<ROWS, COLUMNS>(row, column) for each tile of the block.
 template <int ROWS, class Step, class Kernel>
 static inline void each_column_tile(int row, const Kernel& kernel) {
@@ -54,6 +40,24 @@ struct Operands {
   const char* factor;
 };
 
+// What a task of a convolution is given: the weight file, in which the kernel's arrays have the numbers from `first` on,
+// where the input (the window's first tap), the output and the operands begin, and the groups [low, high) to compute.
+struct Work {
+  const char* weights;
+  int first;
+  Cut cut;
+  const char* input;
+  char* output;
+  Operands operands;
+  const float* bias;
+  int low, high;
+
+  template <class T>
+  const T* packed(int number) const {
+    return array<T>(weights, first + number);
+  }
+};
+
 // Where tile (row, column) starts: the window's first tap in the input, the tile in the output and in the operands.
 template <class Step>
 struct Place {
@@ -61,11 +65,11 @@ struct Place {
   char* y;
   const char* residual;
   const char* factor;
-  Place(const char* input, char* output, Operands operands, int row, int column)
-      : x(input + row * Step::X_ROW + column * Step::X_COLUMN),
-        y(output + row * Step::Y_ROW + column * VECTOR),
-        residual(Step::RESIDUAL ? operands.residual + row * Step::R_ROW + column * VECTOR : nullptr),
-        factor(Step::FACTOR ? operands.factor + row * Step::F_ROW + column * VECTOR : nullptr) {}
+  Place(const Work& work, int row, int column)
+      : x(work.input + row * Step::X_ROW + column * Step::X_COLUMN),
+        y(work.output + row * Step::Y_ROW + column * VECTOR),
+        residual(Step::RESIDUAL ? work.operands.residual + row * Step::R_ROW + column * VECTOR : nullptr),
+        factor(Step::FACTOR ? work.operands.factor + row * Step::F_ROW + column * VECTOR : nullptr) {}
 };
 
 // The accumulators' first value: bias, plus the residual where there is one.
@@ -96,22 +100,24 @@ static inline vec conclude(vec sum, const char* factor, int row, int column) {
 
 // Writes the sums, after the last chunk with the activation and the factor. A long activation runs in a loop over what
 // was written: unrolled behind every accumulator it would be most of the kernel's code.
-template <class Step, int ROWS, int COLUMNS, bool LAST>
-static inline void finish(const vec (&sum)[ROWS * COLUMNS], char* y, const char* factor) {
-  constexpr bool AT_ONCE = LAST && cheap(Step::ACTIVATION);
+template <class Step, int ROWS, int COLUMNS>
+static inline void finish(const vec (&sum)[ROWS * COLUMNS], char* y, const char* factor, bool last) {
+  const auto write = [&](auto value) {
 #pragma GCC unroll 32
-  for (int p = 0; p < ROWS * COLUMNS; p++) {
-    const int row = p / COLUMNS, column = p % COLUMNS;
-    store(y + row * Step::Y_ROW + column * VECTOR, AT_ONCE ? conclude<Step>(sum[p], factor, row, column) : sum[p]);
+    for (int p = 0; p < ROWS * COLUMNS; p++) store(y + (p / COLUMNS) * Step::Y_ROW + (p % COLUMNS) * VECTOR, value(p));
+  };
+  if (cheap(Step::ACTIVATION) && last) {
+    write([&](int p) { return conclude<Step>(sum[p], factor, p / COLUMNS, p % COLUMNS); });
+    return;
   }
-  if constexpr (LAST && !AT_ONCE) {
-    for (int row = 0; row < ROWS; row++)
+  write([&](int p) { return sum[p]; });
+  if (!last) return;
+  for (int row = 0; row < ROWS; row++)
 #pragma GCC unroll 1
-      for (int column = 0; column < COLUMNS; column++) {
-        char* at = y + row * Step::Y_ROW + column * VECTOR;
-        store(at, conclude<Step>(load(at), factor, row, column));
-      }
-  }
+    for (int column = 0; column < COLUMNS; column++) {
+      char* at = y + row * Step::Y_ROW + column * VECTOR;
+      store(at, conclude<Step>(load(at), factor, row, column));
+    }
 }
 
 }  // namespace st3
