@@ -1,0 +1,219 @@
+"""The op ``st3::semi_structured_conv2d``: a convolution with 2:4 weights on sparse tensor cores, and its kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from runtime.cuda import nvrtc
+
+_MAX_TAPS = 64
+BLOCK_BYTES = 64 * 64 + 128 * 4
+
+
+class Shape(NamedTuple):
+    """What the weight's buffers do not say of a convolution."""
+
+    outputs: int
+    kernel_h: int
+    kernel_w: int
+    stride_h: int
+    stride_w: int
+    padding_h: int
+    padding_w: int
+    dilation_h: int
+    dilation_w: int
+
+
+class Launch(NamedTuple):
+    """One way to launch the Hopper kernel.
+
+    ``tiles`` of 64 channels per warpgroup, ``warpgroups``, ``pixels`` per block, stages of weights and of patches,
+    blocks of a cluster that share weights, parts of the reduction, ``gather`` (a patch per tap), blocks per multiprocessor,
+    warps that load patches.
+    """
+
+    tiles: int
+    warpgroups: int
+    pixels: int
+    weight_stages: int
+    patch_stages: int
+    share: int = 1
+    split: int = 1
+    gather: int = 0
+    resident: int = 1
+    loaders: int = 3
+
+
+class Grid(NamedTuple):
+    """How output pixels are numbered, and the taps in groups: see the kernel's head."""
+
+    height: int
+    width: int
+    groups: tuple[tuple[int, int], ...]  # offset (y, x) of the first pixel that a group's patch holds
+    first: tuple[int, ...]  # where its taps begin
+    taps: tuple[int, ...]
+    rows: tuple[int, ...]  # by how many rows of the patch a tap is shifted
+
+
+def grid_of(shape: Shape, height: int, width: int, gather: bool) -> Grid:
+    out_h, out_w = output_size(shape, height, width)
+    if gather:
+        taps = tuple(range(shape.kernel_h * shape.kernel_w))
+        groups = tuple(
+            (tap // shape.kernel_w * shape.dilation_h - shape.padding_h, tap % shape.kernel_w * shape.dilation_w - shape.padding_w)
+            for tap in taps
+        )
+        return Grid(out_h, out_w, groups, (*taps, len(taps)), taps, (0,) * len(taps))
+    along_y = _phases(shape.kernel_h, shape.stride_h, shape.padding_h, shape.dilation_h)
+    along_x = _phases(shape.kernel_w, shape.stride_w, shape.padding_w, shape.dilation_w)
+    grid_h = _pitch(along_y, shape.stride_h, out_h, height)
+    grid_w = _pitch(along_x, shape.stride_w, out_w, width)
+    groups, first, taps_, rows = [], [0], [], []
+    for start_y, in_y in along_y.items():
+        for start_x, in_x in along_x.items():
+            groups.append((start_y, start_x))
+            for r, y in in_y:
+                for s, x in in_x:
+                    taps_.append(r * shape.kernel_w + s)
+                    rows.append(y * grid_w + x)
+            first.append(len(taps_))
+    return Grid(grid_h, grid_w, tuple(groups), tuple(first), tuple(taps_), tuple(rows))
+
+
+def _phases(kernel: int, stride: int, padding: int, dilation: int) -> dict[int, list[tuple[int, int]]]:
+    """Taps by the remainder of their offset: {smallest offset: [(tap, how many strides further), ...]}."""
+    by_rest: dict[int, list[int]] = {}
+    for tap in range(kernel):
+        by_rest.setdefault((tap * dilation - padding) % stride, []).append(tap)
+    return {
+        taps[0] * dilation - padding: [(tap, (tap - taps[0]) * dilation // stride) for tap in taps] for taps in by_rest.values()
+    }
+
+
+def _pitch(phases: dict[int, list[tuple[int, int]]], stride: int, out: int, length: int) -> int:
+    """The smallest pitch at which whatever a tap reads past a line's end is zero, there and in the line that follows."""
+
+    def fits(pitch: int) -> bool:
+        return all(
+            (at - pitch) * stride + start < 0 and at * stride + start >= length
+            for start, taps in phases.items()
+            for at in range(pitch, out + taps[-1][1])
+        )
+
+    return next(pitch for pitch in range(out, out + length + 2**16) if fits(pitch))
+
+
+def output_size(shape: Shape, height: int, width: int) -> tuple[int, int]:
+    def length(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+        return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+    return (
+        length(height, shape.kernel_h, shape.stride_h, shape.padding_h, shape.dilation_h),
+        length(width, shape.kernel_w, shape.stride_w, shape.padding_w, shape.dilation_w),
+    )
+
+
+class _Params(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "residual", "y")),
+        *((name, ctypes.c_int) for name in (
+            "batch", "channels", "height", "width", "outputs", "out_height", "out_width", "grid_height", "grid_width",
+            "stride_h", "stride_w", "rows", "chunks", "groups", "taps", "relu",
+        )),
+        ("group_first", ctypes.c_short * (_MAX_TAPS + 1)),
+        *((name, ctypes.c_short * _MAX_TAPS) for name in ("group_y", "group_x", "tap", "tap_row")),
+    )
+
+
+def prelude(pixels: int, dtype: str) -> str:
+    """``wgmma_sp`` for a tile of ``pixels`` columns: inline assembly takes its operands one by one."""
+    count = pixels // 2
+    accumulators = ", ".join(f"%{i}" for i in range(count))
+    operands = ", ".join(f'"+f"(d[{i}])' for i in range(count))
+    return f"""template <int SELECTOR>
+__device__ __forceinline__ void wgmma_sp(float (&d)[{count}], unsigned long long a, unsigned long long b, unsigned meta) {{
+  asm volatile(
+      "{{\\n.reg .pred add;\\nsetp.ne.b32 add, 1, 0;\\n"
+      "wgmma.mma_async.sp.sync.aligned.m64n{pixels}k32.f32.{dtype}.{dtype} {{{accumulators}}}, "
+      "%{count}, %{count + 1}, %{count + 2}, %{count + 3}, add, 1, 1, 0, 0;\\n}}"
+      : {operands}
+      : "l"(a), "l"(b), "r"(meta), "n"(SELECTOR));
+}}
+"""
+
+
+def defines(config: Launch, dtype: torch.dtype, **more: int) -> dict[str, int]:
+    registers = _registers(config)
+    return {
+        "MT": config.tiles, "WGM": config.warpgroups, "TILE_N": config.pixels, "A_STAGES": config.weight_stages,
+        "B_STAGES": config.patch_stages, "CLUSTER_N": config.share, "SPLIT_K": config.split, "MIN_BLOCKS": config.resident,
+        "PRODUCER_REGISTERS": registers[0], "CONSUMER_REGISTERS": registers[1], "BF16": int(dtype == torch.bfloat16),
+        "LOADER_WARPS": config.loaders, "SWAP_STRIDES": 0, "BASE_OFFSET": 0, "ABLATE": 0, **more,
+    }  # fmt: skip
+
+
+def _registers(config: Launch) -> tuple[int, int]:
+    """Registers of a thread that loads and of one that multiplies; (0, 0) where an even share is enough."""
+    parts = config.warpgroups + 1
+    if config.loaders != 3:
+        return 0, 0  # only whole warpgroups may exchange registers
+    even = 65536 // (128 * parts * config.resident) // 8 * 8
+    needed = config.tiles * config.pixels // 2 + 32
+    if needed <= even:
+        return 0, 0
+    spare = 40 if even >= 100 else 24
+    return spare, min((even * parts - spare) // config.warpgroups // 8 * 8, 240)
+
+
+def image(config: Launch, dtype: torch.dtype, **more: int) -> bytes:
+    name = "bf16" if dtype == torch.bfloat16 else "f16"
+    headers = {"prelude.h": prelude(config.pixels, name)}
+    return nvrtc.cubin(nvrtc.source("semi_structured_sm90.cu"), "sm_90a", headers, defines(config, dtype, **more))
+
+
+def shared_bytes(config: Launch, rows: int) -> int:
+    tables = 256 + config.pixels * 4 + rows * 8 + 1024
+    stages = config.patch_stages * (-(-rows // 8) * 1024) + config.weight_stages * config.tiles * config.warpgroups * BLOCK_BYTES
+    staged = config.pixels * (64 * config.tiles * config.warpgroups + 4) * 4
+    return tables + max(stages, staged)
+
+
+def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, shape: Shape, relu: bool, config: Launch,
+        out: Tensor | None = None, early: bool = True, **more: int) -> Tensor:
+    batch, channels, height, width = x.shape
+    out_h, out_w = output_size(shape, height, width)
+    y = torch.empty((batch, shape.outputs, out_h, out_w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last) if out is None else out
+    grid = grid_of(shape, height, width, bool(config.gather))
+    rows = config.pixels + max(grid.rows)
+    params = _Params(
+        x.data_ptr(), weight.data_ptr(), bias.data_ptr(), residual.data_ptr() if residual is not None else None, y.data_ptr(),
+        batch, channels, height, width, shape.outputs, out_h, out_w, grid.height, grid.width, shape.stride_h, shape.stride_w,
+        rows, -(-channels // 64) * len(grid.groups), len(grid.groups), len(grid.taps), int(relu),
+    )  # fmt: skip
+    params.group_first[: len(grid.first)] = grid.first
+    params.group_y[: len(grid.groups)] = [y for y, _ in grid.groups]
+    params.group_x[: len(grid.groups)] = [x for _, x in grid.groups]
+    params.tap[: len(grid.taps)] = grid.taps
+    params.tap_row[: len(grid.rows)] = grid.rows
+    columns = -(-(batch * grid.height * grid.width) // config.pixels)
+    blocks = (
+        -(-columns // config.share) * config.share,
+        -(-shape.outputs // (64 * config.tiles * config.warpgroups)),
+        config.split,
+    )
+    size = shared_bytes(config, rows)
+    handle = nvrtc.function(_image(config, x.dtype, tuple(sorted(more.items()))), "conv", size)
+    threads = 128 * config.warpgroups + 32 * (1 + config.loaders)
+    nvrtc.launch(handle, blocks, threads, size, torch.cuda.current_stream().cuda_stream, params,
+                 (config.share, 1, config.split), early)
+    return y
+
+
+@functools.lru_cache(maxsize=None)
+def _image(config: Launch, dtype: torch.dtype, more: tuple[tuple[str, int], ...]) -> bytes:
+    return image(config, dtype, **dict(more))
