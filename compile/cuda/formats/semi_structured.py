@@ -18,7 +18,7 @@ def pack(weight: Tensor, layout: int = 0) -> dict[str, Tensor]:
     fours = blocks.unflatten(-1, (16, 4))
     bits = fours.view(torch.int16)
     key = 2 * (fours != 0).to(torch.int8) + (bits != 0).to(torch.int8)
-    places = key.argsort(-1, descending=True, stable=True)[..., :2].sort(-1).values
+    places = key.argsort(dim=-1, descending=True, stable=True)[..., :2].sort(-1).values
     values = fours.gather(-1, places).flatten(-2)  # (M, C, T, 64, 32)
     values = values.unflatten(-1, (4, 8)).transpose(-2, -3)  # cores: (M, C, T, 4, 64, 8)
     nibbles = places[..., 0] | places[..., 1] << 2  # (M, C, T, 64, 16)
