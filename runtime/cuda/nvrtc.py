@@ -1,7 +1,7 @@
 """CUDA C++ to a cubin with the NVRTC that torch ships, kept on disk, and its launch through the CUDA driver.
 
 Plain ctypes: no header and no package but torch is needed where it runs. A cubin may also come ready made (an artifact
-ships those that it needs); then NVRTC is not touched.
+ships those that it needs, see ``ship``); then NVRTC is not touched.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import hashlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ _NVRTC_NAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
 _PROGRAMMATIC = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+_SWIZZLE_128 = 3  # CU_TENSOR_MAP_SWIZZLE_128B
+_PROMOTE_256 = 3  # CU_TENSOR_MAP_L2_PROMOTION_L2_256B
+
+_shipped: list[Path] = []  # folders of cubins that came with artifacts
+_keys: dict[bytes, str] = {}  # of every image that this process was given
+_record: dict[str, bytes] | None = None
 
 
 class _Attribute(ctypes.Structure):
@@ -46,89 +53,168 @@ class _LaunchConfig(ctypes.Structure):
 
 def source(name: str) -> str:
     """Text of ``runtime/cuda/kernels/NAME``."""
-    return (_KERNELS / name).read_text()
+    return (_KERNELS / name).read_text(encoding="utf-8")
 
 
 def cache_folder() -> Path:
-    """Where cubins are kept: ``$ST3_CACHE`` or ``~/.cache/st3``, in it ``cubin``."""
-    return Path(os.environ.get("ST3_CACHE", Path.home() / ".cache" / "st3")) / "cubin"
+    """Where cubins are kept: ``$ST3_CACHE``, or ``st3`` in the user's cache; in it ``cubin``."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("ST3_CACHE") or Path(home) / "st3") / "cubin"
 
 
-def cubin(text: str, arch: str, headers: Mapping[str, str] | None = None, defines: Mapping[str, int] | None = None) -> bytes:
-    """The cubin of CUDA C++ ``text`` for ``arch`` (``sm_90a``), from the cache or compiled now.
+def cubin(
+    text: str, arch: str, headers: Mapping[str, str] | None = None, defines: Mapping[str, int] | None = None
+) -> bytes:
+    """The cubin of CUDA C++ ``text`` for ``arch`` (``sm_90a``): shipped, from the cache, or compiled now.
 
     Raises:
         UserError: NVRTC is not there, or it refuses the source; its log is in the message.
     """
-    options = [f"--gpu-architecture={arch}", "--std=c++17", "-default-device", *(f"-D{k}={v}" for k, v in sorted((defines or {}).items()))]
-    key = hashlib.sha256("\0".join([text, *options, *(f"{k}\0{v}" for k, v in sorted((headers or {}).items()))]).encode()).hexdigest()
-    kept = cache_folder() / f"{key}.cubin"
-    if kept.is_file():
-        return kept.read_bytes()
-    made = _compile(text, options, headers or {})
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
-        file.write(made)
-    Path(file.name).replace(kept)
+    parts = [text, arch, *(f"{name}={value}" for name, value in sorted((defines or {}).items()))]
+    parts += [f"{name}\0{body}" for name, body in sorted((headers or {}).items())]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    path = next((folder / f"{key}.cubin" for folder in _shipped if (folder / f"{key}.cubin").is_file()), None)
+    path = path or cache_folder() / "{}-{}.{}.cubin".format(key, *_version())
+    if not path.is_file():
+        _write(path, build(text, arch, headers, defines)[0])
+    made = path.read_bytes()
+    _keys[made] = key
     return made
+
+
+def build(
+    text: str,
+    arch: str,
+    headers: Mapping[str, str] | None = None,
+    defines: Mapping[str, int] | None = None,
+    options: Sequence[str] = (),
+) -> tuple[bytes, str]:
+    """Compile now: the cubin and the compiler's log (with ``--ptxas-options=-v``: registers, spills).
+
+    Raises:
+        UserError: as ``cubin``.
+    """
+    flags = [f"--gpu-architecture={arch}", "--std=c++17", "-default-device", *options]
+    return _compile(text, [*flags, *(f"-D{k}={v}" for k, v in sorted((defines or {}).items()))], headers or {})
+
+
+@contextmanager
+def recorded() -> Iterator[dict[str, bytes]]:
+    """What is launched inside: cubins by key, for ``ship``. Not for use in two threads at once."""
+    global _record  # noqa: PLW0603
+    _record = {}
+    try:
+        yield _record
+    finally:
+        _record = None
+
+
+def ship(found: Mapping[str, bytes], folder: Path) -> None:
+    """Write what ``recorded`` saw to ``folder``, for ``add_shipped`` on the machine that runs it."""
+    for key, image in found.items():
+        _write(folder / f"{key}.cubin", image)
+
+
+def add_shipped(folder: Path) -> None:
+    """Take cubins from ``folder`` from now on; nothing is compiled that is there."""
+    if folder not in _shipped:
+        _shipped.append(folder)
 
 
 def function(image: bytes, name: str, shared_bytes: int) -> int:
     """Handle of a kernel of ``image`` in the current CUDA context, allowed ``shared_bytes`` of dynamic shared memory."""
     import torch
 
+    if _record is not None:
+        _record[_keys[image]] = image
     return _function(image, name, shared_bytes, torch.cuda.current_device())
 
 
 def launch(
-    handle: int, grid: Sequence[int], threads: int, shared_bytes: int, stream: int, parameters: ctypes.Structure, cluster: Sequence[int] = (1, 1, 1), early: bool = True
+    handle: int,
+    grid: Sequence[int],
+    threads: int,
+    shared_bytes: int,
+    stream: int,
+    parameters: ctypes.Structure | Sequence[int | None],
+    cluster: Sequence[int] = (1, 1, 1),
+    early: bool = True,
 ) -> None:
-    """Launch on a stream (safe while it is captured); ``parameters`` is the kernel's only parameter, a struct.
+    """Launch on a stream (safe while it is captured).
 
-    The launch may begin before the previous kernel of the stream has ended: the kernel waits (griddepcontrol) itself.
+    Args:
+        handle: see ``function``.
+        grid: blocks.
+        threads: of a block.
+        shared_bytes: of a block.
+        stream: the stream's handle.
+        parameters: the kernel's only parameter, a struct; or device pointers (``None``: a null pointer).
+        cluster: blocks of a cluster.
+        early: it may begin before the previous kernel of the stream has ended, and waits itself (griddepcontrol).
     """
     attributes = (_Attribute * 2)()
     attributes[0].id = _PROGRAMMATIC
     attributes[0].value[0] = int(early)
     attributes[1].id = _CLUSTER_DIMENSION
     attributes[1].value[0:3] = list(cluster)
-    count = 1 if tuple(cluster) == (1, 1, 1) else 2
-    config = _LaunchConfig(tuple(grid), (threads, 1, 1), shared_bytes, stream, attributes, count)
-    arguments = (ctypes.c_void_p * 1)(ctypes.addressof(parameters))
-    _check(_driver().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(handle), arguments, None), "cuLaunchKernelEx")
+    first, last = int(not early), 1 if tuple(cluster) == (1, 1, 1) else 2
+    used = (_Attribute * 2)(*attributes[first:last])
+    config = _LaunchConfig(tuple(grid), (threads, 1, 1), shared_bytes, stream, used, last - first)
+    structs = isinstance(parameters, ctypes.Structure)
+    values = [parameters] if structs else [ctypes.c_void_p(pointer) for pointer in parameters]
+    arguments = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+    _check(_driver().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(handle), arguments, None), "launch")
 
 
 @functools.lru_cache(maxsize=None)
 def _function(image: bytes, name: str, shared_bytes: int, device: int) -> int:
     del device  # a module belongs to a context, and torch has one per device
     driver, module, handle = _driver(), ctypes.c_void_p(), ctypes.c_void_p()
-    _check(driver.cuModuleLoadData(ctypes.byref(module), image), "cuModuleLoadData")
-    _check(driver.cuModuleGetFunction(ctypes.byref(handle), module, name.encode()), "cuModuleGetFunction")
-    _check(driver.cuFuncSetAttribute(handle, _MAX_DYNAMIC_SHARED, shared_bytes), "cuFuncSetAttribute")
+    _check(driver.cuModuleLoadData(ctypes.byref(module), image), "load a kernel")
+    _check(driver.cuModuleGetFunction(ctypes.byref(handle), module, name.encode()), f"find {name}")
+    setting = driver.cuFuncSetAttribute(handle, _MAX_DYNAMIC_SHARED, shared_bytes)
+    _check(setting, f"take {shared_bytes} bytes of shared memory a block")
     assert handle.value is not None
     return handle.value
 
 
-def _compile(text: str, options: Sequence[str], headers: Mapping[str, str]) -> bytes:
+def _write(path: Path, image: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(image)
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)
+
+
+def _compile(text: str, options: Sequence[str], headers: Mapping[str, str]) -> tuple[bytes, str]:
     nvrtc, program = _nvrtc(), ctypes.c_void_p()
     names = (ctypes.c_char_p * len(headers))(*(name.encode() for name in headers))
     bodies = (ctypes.c_char_p * len(headers))(*(body.encode() for body in headers.values()))
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", len(headers), bodies, names)
     given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-    failed = nvrtc.nvrtcCompileProgram(program, len(options), given)
-    size = ctypes.c_size_t()
     try:
+        failed = nvrtc.nvrtcCompileProgram(program, len(options), given)
+        log = _read(program, "ProgramLog").rstrip(b"\0").decode()
         if failed:
-            nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-            log = ctypes.create_string_buffer(size.value)
-            nvrtc.nvrtcGetProgramLog(program, log)
-            raise UserError(f"NVRTC refuses a kernel ({' '.join(options)}):\n{log.value.decode()}")
-        nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
-        made = ctypes.create_string_buffer(size.value)
-        nvrtc.nvrtcGetCUBIN(program, made)
-        return made.raw
+            raise UserError(f"NVRTC refuses a CUDA kernel ({' '.join(options)}):\n{log}")
+        return _read(program, "CUBIN"), log
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _read(program: ctypes.c_void_p, what: str) -> bytes:
+    nvrtc, size = _nvrtc(), ctypes.c_size_t()
+    getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    getattr(nvrtc, f"nvrtcGet{what}")(program, text)
+    return text.raw
+
+
+@functools.lru_cache(maxsize=None)
+def _version() -> tuple[int, int]:
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _nvrtc().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return major.value, minor.value
 
 
 @functools.lru_cache(maxsize=None)
@@ -148,11 +234,11 @@ def _nvrtc() -> Any:
             return ctypes.CDLL(name)
         except OSError:
             continue
-    raise UserError("no NVRTC found (libnvrtc.so.13 or .12): install torch's CUDA build, or nvidia-cuda-nvrtc")
+    raise UserError("there is no NVRTC to compile CUDA kernels with; install a torch built with CUDA, it ships one")
 
 
-def _check(status: int, call: str) -> None:
+def _check(status: int, what: str) -> None:
     if status:
         text = ctypes.c_char_p()
         _driver().cuGetErrorString(status, ctypes.byref(text))
-        raise RuntimeError(f"{call} failed: {(text.value or b'?').decode()} ({status})")
+        raise RuntimeError(f"CUDA cannot {what}: {(text.value or b'unknown error').decode()} ({status})")

@@ -1,0 +1,251 @@
+"""Unstructured weights on CUDA cores: each output channel's non-zeros, in the order in which a warp walks them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compile.cuda.compressed import Buffers, compress, expand, places
+from compile.cuda.problem import ConvProblem
+from runtime.cuda.csr import FIELDS, csr, shared_bytes
+
+BREAK_EVEN = {"float32": 0.35, "float16": 0.06, "bfloat16": 0.06}
+"""Density past which dense is always faster: shared memory feeds a quarter of the FMA rate, tensor cores are dense."""
+
+_LANES = 32
+_QUAD = 4  # input channels that are brought to shared memory together, and non-zeros of an entry
+_SHARED_BYTES = 227 * 1024  # of a multiprocessor, sm_90; a block's own kilobyte is taken off in `_blocks`
+_REGISTERS = 65536
+_MAX_CONFIGS = 12
+
+
+class CsrConfig(msgspec.Struct, frozen=True):
+    """How the kernel is cut.
+
+    A block takes ``pieces`` pieces of output of ``steps`` rows of lanes each, and ``warps`` times ``outputs`` output
+    channels; ``chunk`` quads of input channels are in shared memory at a time.
+    """
+
+    pieces: int
+    steps: int
+    outputs: int
+    warps: int
+    chunk: int
+
+
+class Arranged(msgspec.Struct, frozen=True):
+    """What the kernel reads; as ``runtime.cuda.csr.csr`` takes it."""
+
+    entries: NDArray[np.int32]
+    starts: NDArray[np.int32]
+    quads: NDArray[np.int32]
+
+
+def reject(weight: Tensor, problem: ConvProblem) -> str | None:
+    """Groups, an activation that is not fused, or so many weights that dense is faster."""
+    if problem.groups != 1:
+        return f"{problem.groups} groups: the kernel brings all input channels to shared memory"
+    if problem.activation not in ("identity", "relu"):
+        return f"activation {problem.activation} is not fused, identity and relu are"
+    density = int(torch.count_nonzero(weight)) / weight.numel()
+    limit = BREAK_EVEN[problem.dtype]
+    if density > limit:
+        return f"density {density:.3f} is past {limit}: CUDA cores are slower than dense {problem.dtype}"
+    return None if configs(problem) else "a row of the picture with its halo does not fit shared memory"
+
+
+def pack(weight: Tensor) -> Buffers:
+    """``values``, ``columns`` and ``rows``: see ``compress``."""
+    return compress(weight)
+
+
+def unpack(buffers: Buffers, shape: Sequence[int]) -> Tensor:
+    """The exact weight that was packed."""
+    return expand(buffers, shape)
+
+
+def macs_usable(weight: Tensor, problem: ConvProblem) -> int:
+    """One multiply-add per non-zero and pixel."""
+    return int(torch.count_nonzero(weight)) * problem.rows
+
+
+def configs(problem: ConvProblem) -> tuple[CsrConfig, ...]:
+    """Cuts that fit the registers and shared memory, best guess first."""
+    pair = 1 if problem.dtype == "float32" else 2
+    quads = -(-problem.channels // _QUAD)
+    found = []
+    for pieces, steps, outputs, warps in product((1, 2, 4, 8), (1, 2, 4, 7, 8, 14), (1, 2, 4, 8, 16), (4, 8, 16)):
+        sums = pieces * steps * outputs
+        if pieces % pair or not 8 <= sums <= (112 if warps < 16 else 72) or pieces * steps > 16:
+            continue
+        if warps > 4 and warps * outputs >= 2 * problem.outputs or outputs > problem.outputs:
+            continue
+        chunk = _chunk(problem, CsrConfig(pieces, steps, outputs, warps, 8), quads)
+        if chunk:
+            found.append(CsrConfig(pieces, steps, outputs, warps, chunk))
+    return tuple(sorted(found, key=lambda config: _cost(problem, config))[:_MAX_CONFIGS])
+
+
+def module(buffers: Buffers, bias: Tensor, problem: ConvProblem, config: CsrConfig) -> nn.Module:
+    """See ``compile.cuda.format.Format``."""
+    quads = live_quads(buffers, problem)
+    sizes = geometry(problem, config, len(quads))
+    return CsrConv(arrange(buffers, problem, sizes, quads), bias, problem.output_shape, sizes)
+
+
+class CsrConv(nn.Module):
+    """One call of ``st3::csr``."""
+
+    def __init__(
+        self, arranged: Arranged, bias: Tensor, shape: tuple[int, int, int, int], sizes: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.shape, self.geometry = list(shape), list(sizes)
+        for name in ("entries", "starts", "quads"):
+            self.register_buffer(name, torch.from_numpy(getattr(arranged, name)))
+        self.register_buffer("bias", bias.float())
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """``activation(conv(x) + bias + residual)``."""
+        y: Tensor = csr(x, self.entries, self.starts, self.quads, self.bias, residual, self.shape, self.geometry)
+        return y
+
+
+def live_quads(buffers: Buffers, problem: ConvProblem) -> NDArray[np.int64]:
+    """Quads of input channels that any output reads, ascending."""
+    return np.unique(places(buffers, problem.kernel)[1] // _QUAD)
+
+
+def geometry(problem: ConvProblem, config: CsrConfig, quads: int) -> tuple[int, ...]:
+    """The values of ``FIELDS``."""
+    flat = problem.is_pointwise  # one long row: a lane for each pixel, wherever pictures end
+    batch, height, width = (
+        (1, 1, problem.rows) if flat else (problem.batch, problem.height, problem.width)
+    )
+    out_height, out_width = (1, problem.rows) if flat else problem.output_size
+    (kernel_r, kernel_s), (stride_h, stride_w), (dil_h, dil_w) = problem.kernel, problem.stride, problem.dilation
+    columns, rows = _lanes(out_height, out_width, config.steps)
+    tile_rows = rows * config.steps
+    row_step = stride_h if kernel_r == 1 else 1  # a 1x1 kernel skips the rows between
+    phases = stride_w if kernel_s > 1 else 1  # columns of one phase are neighbours, so that lanes are in every bank
+    reach = (columns - 1) * stride_w + (kernel_s - 1) * dil_w + 1 if kernel_s > 1 else columns
+    if phases == 1 and kernel_s > 1 and columns == out_width:
+        reach -= problem.padding[1]  # the next row begins with as many zeros
+    phase_pitch = max(1, -(-reach // phases))
+    lane_row_step = stride_h // row_step
+    pitch = _pitch(phases * phase_pitch, rows, columns, lane_row_step)
+    if phases == 1:
+        phase_pitch = pitch  # where the row is longer than it need be, it goes on with what comes next
+    stored_rows = (tile_rows - 1) * lane_row_step + (kernel_r - 1) * dil_h + 1
+    element_bits = 8 * problem.element_bytes
+    pairs = config.pieces if element_bits == 32 else config.pieces // 2
+    plane = (pairs * stored_rows * pitch + problem.padding[1]) | 1
+    down, across = -(-out_height // tile_rows), -(-out_width // columns)
+    vector = math.gcd(math.gcd(config.outputs, problem.outputs), 16 // problem.element_bytes)
+    values = {
+        "ELEMENT_BITS": element_bits, "BFLOAT": int(problem.dtype == "bfloat16"), "BATCH": batch,
+        "CHANNELS": problem.channels, "HEIGHT": height, "WIDTH": width, "OUTPUTS": problem.outputs,
+        "OUT_HEIGHT": out_height, "OUT_WIDTH": out_width, "STRIDE_H": stride_h, "STRIDE_W": stride_w,
+        "PAD_H": problem.padding[0], "PAD_W": problem.padding[1], "ROW_STEP": row_step,
+        "LANE_ROW_STEP": lane_row_step, "PHASE_PITCH": phase_pitch, "PITCH": pitch, "STORED_ROWS": stored_rows,
+        "PLANE": plane, "TILE_ROWS": tile_rows, "LANE_ROWS": rows, "LANE_COLUMNS": columns, "STEPS": config.steps,
+        "Q": config.pieces, "PIECES": batch * down * across, "TILES_DOWN": down, "TILES_ACROSS": across,
+        "QUADS": quads, "CHUNK": config.chunk, "CHUNKS": -(-quads // config.chunk), "WARPS": config.warps,
+        "G": config.outputs, "VECTOR": vector, "BLOCKS_PER_SM": 1, "RESIDUAL": int(problem.residual),
+        "RELU": int(problem.activation == "relu"),
+    }  # fmt: skip
+    values["BLOCKS_PER_SM"] = _blocks_per_sm(values)
+    return tuple(values[name] for name in FIELDS)
+
+
+def arrange(
+    buffers: Buffers, problem: ConvProblem, sizes: tuple[int, ...], quads: NDArray[np.int64]
+) -> Arranged:
+    """Put the non-zeros in the order in which the warps walk them, four to an entry."""
+    size = dict(zip(FIELDS, sizes, strict=True))
+    row, channel, tap_r, tap_s = places(buffers, problem.kernel)
+    quad = np.searchsorted(quads, channel // _QUAD)
+    chunk, local = quad // size["CHUNK"], quad % size["CHUNK"] * _QUAD + channel % _QUAD
+    column = tap_s * problem.dilation[1]
+    phases = size["STRIDE_W"] if problem.kernel[1] > 1 else 1
+    words = local * size["PLANE"] + tap_r * problem.dilation[0] * size["PITCH"]
+    words += column % phases * size["PHASE_PITCH"] + column // phases
+
+    warps, group, chunks = size["WARPS"], size["G"], size["CHUNKS"]
+    blocks = -(-problem.outputs // (warps * group))
+    block, in_block = row // (warps * group), row % (warps * group)
+    walk = ((block * chunks + chunk) * warps + in_block // group) * group + in_block % group
+    counts = np.bincount(walk, minlength=blocks * chunks * warps * group)
+    starts = np.concatenate([[0], np.cumsum(-(-counts // _QUAD))])
+    order = np.argsort(walk, kind="stable")
+    firsts = np.cumsum(counts) - counts
+    slots = starts[walk[order]] * _QUAD + np.arange(len(order)) - firsts[walk[order]]
+    entries = np.zeros((starts[-1] + 1, 2, _QUAD), np.int32)
+    entries[slots // _QUAD, 0, slots % _QUAD] = 4 * words[order]
+    values = buffers["values"].float().numpy()
+    entries[slots // _QUAD, 1, slots % _QUAD] = values[order].view(np.int32)
+    return Arranged(entries.reshape(-1, 2 * _QUAD), starts.astype(np.int32), quads.astype(np.int32))
+
+
+def _lanes(height: int, width: int, steps: int) -> tuple[int, int]:
+    """Columns and rows of lanes of a piece: those that leave the fewest lanes and steps without a pixel."""
+    best, found = 0.0, (1, 1)
+    for columns in range(1, min(width, _LANES) + 1):
+        rows = min(_LANES // columns, height)
+        tiles = -(-width // columns) * -(-height // (rows * steps))
+        useful = height * width / (tiles * steps * _LANES)
+        if useful >= best:
+            best, found = useful, (columns, rows)
+    return found
+
+
+def _pitch(least: int, rows: int, columns: int, row_step: int) -> int:
+    """The shortest row at which no two lanes read one bank of shared memory, or the shortest of all."""
+    for pitch in range(least, least + _LANES):
+        banks = {(row * row_step * pitch + column) % _LANES for row in range(rows) for column in range(columns)}
+        if len(banks) == rows * columns:
+            return pitch
+    return least
+
+
+def _chunk(problem: ConvProblem, config: CsrConfig, quads: int) -> int:
+    """Quads that fit: all if two blocks can be on a multiprocessor, else what makes even parts; 0 if 8 are too many."""
+    bytes_of_8 = shared_bytes(geometry(problem, config, quads))
+    threads = _LANES * config.warps
+    blocks = 1 if threads >= 512 else 2
+    fitting = (_SHARED_BYTES // blocks - 1024) // bytes_of_8
+    eights = -(-quads // 8)
+    if not fitting:
+        return 0
+    return 8 * -(-eights // -(-eights // fitting))
+
+
+def _blocks_per_sm(size: dict[str, int]) -> int:
+    """Blocks that shared memory and registers let be on a multiprocessor: what the compiler may assume."""
+    shared = 16 * size["CHUNK"] * size["PLANE"] + 1024
+    threads = _LANES * size["WARPS"]
+    registers = size["Q"] * size["STEPS"] * size["G"] + 40
+    return max(1, min(_SHARED_BYTES // shared, _REGISTERS // (threads * registers), 2048 // threads))
+
+
+def _cost(problem: ConvProblem, config: CsrConfig) -> float:
+    """A guess at the time in cycles of a multiprocessor, for one non-zero per 10 weights."""
+    quads = -(-problem.channels // _QUAD)
+    size = dict(zip(FIELDS, geometry(problem, config, quads), strict=True))
+    pair = 1 if problem.dtype == "float32" else 2
+    pixels = -(-size["PIECES"] // size["Q"])
+    blocks = pixels * -(-problem.outputs // (size["WARPS"] * size["G"]))
+    nonzeros = 0.1 * problem.reduction * size["G"] * size["WARPS"]
+    words = size["Q"] // pair * size["STEPS"]
+    inner = nonzeros * (words * (1.0 if pair == 1 else 1.25) + 0.75)
+    load = 4 * quads * size["PLANE"] / 32 * 6
+    waves = -(-blocks // (132 * size["BLOCKS_PER_SM"])) * size["BLOCKS_PER_SM"]
+    hidden = min(1.0, size["BLOCKS_PER_SM"] * size["WARPS"] * words / 64)
+    return float(waves * (inner / hidden + load / min(2, size["BLOCKS_PER_SM"])))
