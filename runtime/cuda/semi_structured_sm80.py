@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from runtime.cuda.semi_structured import BLOCK_BYTES, Shape, output_size
 
 KERNEL = "conv_sparse24"
 _REGISTERS = 65536  # of a multiprocessor
+_MULTIPROCESSORS = 108  # of an A100; what a guess needs of it is how small a launch is
 _OTHER_REGISTERS = 72  # of a thread, beside its sums
 
 
@@ -61,6 +63,21 @@ LAUNCHES = (
     Launch80(4, 2, 4, 4, 3),  # 256 x 64
 )
 """All that is offered; each fits the 99 KiB of shared memory that a block may have on sm_86, sm_89 and sm_120."""
+
+
+def guesses(x_shape: Sequence[int], shape: Shape) -> list[Launch80]:
+    """``LAUNCHES``, the one that should be fastest first, for an input of ``x_shape``."""
+
+    def cost(launch: Launch80) -> float:
+        across, down, _ = blocks(launch, shape, x_shape[0], x_shape[2], x_shape[3])
+        resident = defines(launch, torch.float16)["MIN_BLOCKS"]
+        # tensor cores need a cycle for 64 x 64 weights and 2 pixels, shared memory for the operands of each warp
+        warps = launch.warps_m * launch.warps_n
+        step = max(launch.channels * launch.pixels / 64, warps * (launch.groups + launch.eights) * 8)
+        waves = -(-across * down // (_MULTIPROCESSORS * resident)) * resident
+        return waves * (step + launch.channels / 64 * 36 + launch.pixels)
+
+    return sorted(LAUNCHES, key=cost)
 
 
 class _Params(ctypes.Structure):

@@ -3,40 +3,149 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import product
+from typing import final
 
+import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from compile.cuda.problem import ConvProblem
+from runtime.cuda import semi_structured as hopper
+from runtime.cuda import semi_structured_sm80 as ampere
+from runtime.cuda.semi_structured import AMPERE, HOPPER, Launch, Shape, semi_structured_conv2d
 
 BLOCK = 64  # output channels, and input channels of one tap, of a block
 _VALUES = BLOCK * BLOCK  # bytes: half of the values, two bytes each
-BLOCK_BYTES = _VALUES + 4 * 128  # and a word of metadata per thread of a warpgroup
+_NIBBLES = (0, 4, 8, 12)  # where the places of four groups lie in 16 bits of metadata
+_MOST_TAPS = 64
+_MOST, _MOST_LARGE = 16, 8  # candidates; fewer where one run takes long
+_LARGE_MACS = 10**11
+_HOPPER_SHARED_BYTES = 227 * 1024
+_MULTIPROCESSORS = 132
 
 
-def pack(weight: Tensor, layout: int = 0) -> dict[str, Tensor]:
-    blocks = _blocks(weight)  # (M, C, T, 64, 64)
-    fours = blocks.unflatten(-1, (16, 4))
-    bits = fours.view(torch.int16)
-    key = 2 * (fours != 0).to(torch.int8) + (bits != 0).to(torch.int8)
-    places = key.argsort(dim=-1, descending=True, stable=True)[..., :2].sort(-1).values
+class Config(msgspec.Struct, frozen=True):
+    """``kernel``: ``HOPPER`` or ``AMPERE``; ``launch``: the values of its ``Launch`` or ``Launch80``."""
+
+    kernel: int
+    launch: tuple[int, ...]
+
+
+def reject(weight: Tensor, problem: ConvProblem) -> str | None:
+    """What the kernels lack, or that the weight is not 2:4."""
+    if problem.dtype == "float32":
+        return "float32: sparse tensor cores take float16 and bfloat16"
+    if problem.groups != 1:
+        return f"{problem.groups} groups: the kernel multiplies all input channels"
+    if problem.activation not in ("identity", "relu"):
+        return f"activation {problem.activation} is not fused, identity and relu are"
+    if problem.channels % 8:
+        return f"{problem.channels} input channels are not a multiple of 8, which loads of 16 bytes need"
+    if problem.kernel[0] * problem.kernel[1] > _MOST_TAPS:
+        return f"a kernel of {problem.kernel[0]}x{problem.kernel[1]} has more than {_MOST_TAPS} taps"
+    return not_two_of_four(weight.to(problem.torch_dtype))
+
+
+def not_two_of_four(weight: Tensor) -> str | None:
+    """Where a weight ``(N, C, R, S)`` breaks the pattern along its inputs; ``None`` if it keeps it."""
+    channels = weight.shape[1]
+    padded = torch.nn.functional.pad(weight != 0, (0, 0, 0, 0, 0, -channels % 4))
+    kept = padded.unflatten(1, (-1, 4)).sum(2)
+    broken = int((kept > 2).sum())
+    return f"not 2:4: {broken} of {kept.numel()} groups of four inputs keep more than two" if broken else None
+
+
+def pack(weight: Tensor) -> dict[str, Tensor]:
+    """Blocks that both kernels read.
+
+    ``weight``: ``(N / 64, C / 64, R * S, 4608)`` bytes. A block is 4096 bytes of values, 32 kept per channel as cores
+    of 64 channels x 8 values (16 bytes), and 128 words of metadata in the order of ``mma.sp`` (PTX ISA, "Sparse matrix
+    storage"): word ``32 w + 4 r + q`` holds the places of inputs ``16 q`` to ``16 q + 15`` of channels ``16 w + r`` and,
+    in its upper half, ``16 w + r + 8``. ``like``: no value, the weight's dtype.
+
+    A zero that is not kept loses its sign.
+    """
+    assert not_two_of_four(weight) is None, "reject says what can be packed"
+    fours = _blocks(weight).unflatten(-1, (16, 4))  # (M, C, T, 64, 16, 4)
+    key = 2 * (fours != 0).to(torch.int8) + (fours.view(torch.int16) != 0).to(torch.int8)
+    places = key.argsort(dim=-1, descending=True, stable=True)[..., :2].sort(dim=-1).values
     values = fours.gather(-1, places).flatten(-2)  # (M, C, T, 64, 32)
-    values = values.unflatten(-1, (4, 8)).transpose(-2, -3)  # cores: (M, C, T, 4, 64, 8)
+    cores = values.unflatten(-1, (4, 8)).transpose(-2, -3)  # (M, C, T, 4, 64, 8)
     nibbles = places[..., 0] | places[..., 1] << 2  # (M, C, T, 64, 16)
-    shifts = torch.tensor([0, 4, 8, 12])
-    quarters = (nibbles.unflatten(-1, (4, 4)) << shifts).sum(-1)  # (M, C, T, 64, 4)
-    rows = quarters.unflatten(-2, (4, 2, 8))  # warp, upper or lower half of its 16 rows, row
-    if layout == 0:
-        words = rows[..., 0, :, :] | rows[..., 1, :, :] << 16  # (M, C, T, 4, 8, 4)
-    else:
-        pairs = rows[..., 0::2] | rows[..., 1::2] << 16  # (M, C, T, 4, 2, 8, kk)
-        words = pairs.permute(0, 1, 2, 3, 5, 6, 4).flatten(-2)
+    quarters = (nibbles.unflatten(-1, (4, 4)) << torch.tensor(_NIBBLES)).sum(-1)  # (M, C, T, 64, 4)
+    rows = quarters.unflatten(-2, (4, 2, 8))  # 16 channels, their upper or lower half, channel
+    words = rows[..., 0, :, :] | rows[..., 1, :, :] << 16  # (M, C, T, 4, 8, 4)
     words = torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
-    packed = torch.cat([_bytes(values, 3), _bytes(words, 3)], -1)
-    return {"weight": packed.contiguous()}
+    packed = torch.cat([_bytes(cores), _bytes(words)], -1)
+    return {"weight": packed.contiguous(), "like": weight.new_empty(0)}
 
 
-def _bytes(block: Tensor, lead: int) -> Tensor:
-    return block.contiguous().view(torch.uint8).flatten(lead)
+def unpack(buffers: dict[str, Tensor], shape: Sequence[int]) -> Tensor:
+    """The weight ``(N, C, R, S)`` that was packed."""
+    packed, dtype = buffers["weight"], buffers["like"].dtype
+    values = packed[..., :_VALUES].contiguous().view(dtype).unflatten(-1, (4, BLOCK, 8)).transpose(-2, -3).flatten(-2)
+    words = packed[..., _VALUES:].contiguous().view(torch.int32).long().unflatten(-1, (4, 8, 4))
+    quarters = torch.stack([words & 0xFFFF, (words >> 16) & 0xFFFF], -3).flatten(-4, -2)  # (M, C, T, 64, 4)
+    nibbles = (quarters[..., None] >> torch.tensor(_NIBBLES)) & 15
+    places = torch.stack([nibbles & 3, nibbles >> 2], -1).flatten(-3, -2)  # (M, C, T, 64, 16, 2)
+    blocks = values.new_zeros(*values.shape[:-1], 16, 4)
+    blocks.scatter_(-1, places, values.unflatten(-1, (16, 2)))
+    dense = blocks.flatten(-2).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    return dense[: shape[0], : shape[1]].reshape(tuple(shape)).contiguous()
+
+
+def macs_usable(weight: Tensor, problem: ConvProblem) -> int:
+    """Half of what whole blocks hold."""
+    del weight
+    outputs, channels = (-(-count // BLOCK) * BLOCK for count in (problem.outputs, problem.channels))
+    return problem.rows * outputs * channels * problem.kernel[0] * problem.kernel[1] // 2
+
+
+def configs(problem: ConvProblem) -> tuple[Config, ...]:
+    """For the GPU at hand, or for a Hopper where there is none: Hopper's launches, then Ampere's two best."""
+    most = _MOST if problem.macs < _LARGE_MACS else _MOST_LARGE
+    second = [Config(AMPERE, tuple(launch)) for launch in ampere.guesses(problem.input_shape, _shape(problem))]
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0):
+        return tuple(second)
+    found = sorted(_launches(problem), key=lambda launch: _cost(problem, launch))
+    return tuple([Config(HOPPER, tuple(launch)) for launch in found[:most]] + second[:2])
+
+
+def module(buffers: dict[str, Tensor], bias: Tensor, problem: ConvProblem, config: Config) -> nn.Module:
+    """See ``compile.cuda.format.Format``."""
+    return SemiStructuredConv(buffers["weight"], bias, problem, config)
+
+
+@final
+class SemiStructuredConv(nn.Module):
+    """One call of ``st3::semi_structured_conv2d``."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, problem: ConvProblem, config: Config) -> None:
+        super().__init__()
+        self.window, self.relu = list(_shape(problem)), problem.activation == "relu"
+        self.kernel, self.launch = config.kernel, list(config.launch)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias.float())
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """``activation(conv(x) + bias + residual)``."""
+        y: Tensor = semi_structured_conv2d(
+            x, self.weight, self.bias, residual, self.window, self.relu, self.kernel, self.launch
+        )
+        return y
+
+
+def _shape(problem: ConvProblem) -> Shape:
+    return Shape(problem.outputs, *problem.kernel, *problem.stride, *problem.padding, *problem.dilation)
+
+
+def _bytes(block: Tensor) -> Tensor:
+    """``(M, C, T, ...)`` as ``(M, C, T, bytes)``."""
+    return block.contiguous().view(torch.uint8).flatten(3)
 
 
 def _blocks(weight: Tensor) -> Tensor:
@@ -45,17 +154,3 @@ def _blocks(weight: Tensor) -> Tensor:
     padded = weight.new_zeros(-(-outputs // BLOCK) * BLOCK, -(-channels // BLOCK) * BLOCK, *weight.shape[2:])
     padded[:outputs, :channels] = weight
     return padded.flatten(2).unflatten(0, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).permute(0, 2, 4, 1, 3)
-
-
-def unpack(buffers: dict[str, Tensor], shape: Sequence[int], dtype: torch.dtype = torch.float16) -> Tensor:
-    """The weight ``(N, C, R, S)`` that was packed."""
-    packed = buffers["weight"]
-    values = packed[..., :_VALUES].contiguous().view(dtype).unflatten(-1, (4, 64, 8)).transpose(-2, -3).flatten(-2)
-    words = packed[..., _VALUES:].contiguous().view(torch.int32).long().unflatten(-1, (4, 8, 4))
-    quarters = torch.stack([words & 0xFFFF, (words >> 16) & 0xFFFF], -3).flatten(-4, -2)  # (M, C, T, 64, 4)
-    nibbles = (quarters[..., None] >> torch.tensor([0, 4, 8, 12])) & 15
-    places = torch.stack([nibbles & 3, nibbles >> 2], -1).flatten(-3, -2)  # (M, C, T, 64, 16, 2)
-    blocks = values.new_zeros(*values.shape[:-1], 16, 4)
-    blocks.scatter_(-1, places, values.unflatten(-1, (16, 2)))
-    dense = blocks.flatten(-2).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    return dense[: shape[0], : shape[1]].reshape(tuple(shape)).contiguous()
