@@ -23,6 +23,8 @@ _KERNELS = Path(__file__).parent / "kernels"
 _NVRTC_NAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+_SWIZZLE_128 = 3  # CU_TENSOR_MAP_SWIZZLE_128B
+_PROMOTE_256 = 3  # CU_TENSOR_MAP_L2_PROMOTION_L2_256B
 _PROGRAMMATIC = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 _SWIZZLE_128 = 3  # CU_TENSOR_MAP_SWIZZLE_128B
 _PROMOTE_256 = 3  # CU_TENSOR_MAP_L2_PROMOTION_L2_256B
@@ -164,6 +166,31 @@ def launch(
     values = [parameters] if structs else [ctypes.c_void_p(pointer) for pointer in parameters]
     arguments = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
     _check(_driver().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(handle), arguments, None), "launch")
+
+
+def im2col_map(
+    address: int, kind: int, sizes: Sequence[int], item: int, lower: Sequence[int], upper: Sequence[int], box: Sequence[int], steps: Sequence[int]
+) -> bytes:
+    """A CUtensorMap (128 bytes) of a dense tensor, innermost size first, in im2col mode: 128-byte swizzle, zeros outside.
+
+    ``kind`` is a CUtensorMapDataType, ``lower`` and ``upper`` the corners of the bounding box, ``box`` channels and pixels.
+    """
+    rank = len(sizes)
+    raw = ctypes.create_string_buffer(128 + 64)
+    at = (ctypes.addressof(raw) + 63) // 64 * 64  # it asks for 64 bytes' alignment
+    strides, length = [], item
+    for size in sizes[:-1]:
+        length *= size
+        strides.append(length)
+    _check(
+        _driver().cuTensorMapEncodeIm2col(
+            ctypes.c_void_p(at), kind, rank, ctypes.c_void_p(address), (ctypes.c_uint64 * rank)(*sizes),
+            (ctypes.c_uint64 * (rank - 1))(*strides), (ctypes.c_int * (rank - 2))(*lower), (ctypes.c_int * (rank - 2))(*upper),
+            ctypes.c_uint32(box[0]), ctypes.c_uint32(box[1]), (ctypes.c_uint32 * rank)(*steps), 0, _SWIZZLE_128, _PROMOTE_256, 0,
+        ),
+        "cuTensorMapEncodeIm2col",
+    )  # fmt: skip
+    return ctypes.string_at(at, 128)
 
 
 @functools.lru_cache(maxsize=None)

@@ -35,8 +35,8 @@ class Launch(NamedTuple):
     """One way to launch the Hopper kernel.
 
     ``tiles`` of 64 channels per warpgroup, ``warpgroups``, ``pixels`` per block, stages of weights and of patches,
-    blocks of a cluster that share weights, parts of the reduction, ``gather`` (a patch per tap), blocks per multiprocessor,
-    warps that load patches.
+    blocks of a cluster that share patches, parts of the reduction, ``gather`` (a patch per tap), blocks per multiprocessor,
+    ``deep`` (a step's tensor instructions are issued while the previous step's run).
     """
 
     tiles: int
@@ -48,7 +48,7 @@ class Launch(NamedTuple):
     split: int = 1
     gather: int = 0
     resident: int = 1
-    loaders: int = 3
+    deep: int = 1
 
 
 class Grid(NamedTuple):
@@ -122,13 +122,15 @@ def output_size(shape: Shape, height: int, width: int) -> tuple[int, int]:
 
 class _Params(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "residual", "y")),
+        ("x", ctypes.c_uint8 * 128),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "residual", "y")),
         *((name, ctypes.c_int) for name in (
             "batch", "channels", "height", "width", "outputs", "out_height", "out_width", "grid_height", "grid_width",
-            "stride_h", "stride_w", "rows", "chunks", "groups", "taps", "relu",
+            "stride_h", "stride_w", "lower_h", "lower_w", "rows", "chunks", "groups", "taps", "relu",
         )),
         ("group_first", ctypes.c_short * (_MAX_TAPS + 1)),
         *((name, ctypes.c_short * _MAX_TAPS) for name in ("group_y", "group_x", "tap", "tap_row")),
+        ("pad", ctypes.c_uint8 * 64),  # the compiler's struct is a multiple of 64 bytes
     )
 
 
@@ -138,38 +140,23 @@ def prelude(pixels: int, dtype: str) -> str:
     accumulators = ", ".join(f"%{i}" for i in range(count))
     operands = ", ".join(f'"+f"(d[{i}])' for i in range(count))
     return f"""template <int SELECTOR>
-__device__ __forceinline__ void wgmma_sp(float (&d)[{count}], unsigned long long a, unsigned long long b, unsigned meta) {{
+__device__ __forceinline__ void wgmma_sp(float (&d)[{count}], unsigned long long a, unsigned long long b, unsigned meta, int more) {{
   asm volatile(
-      "{{\\n.reg .pred add;\\nsetp.ne.b32 add, 1, 0;\\n"
+      "{{\\n.reg .pred add;\\nsetp.ne.b32 add, %{count + 4}, 0;\\n"
       "wgmma.mma_async.sp.sync.aligned.m64n{pixels}k32.f32.{dtype}.{dtype} {{{accumulators}}}, "
       "%{count}, %{count + 1}, %{count + 2}, %{count + 3}, add, 1, 1, 0, 0;\\n}}"
       : {operands}
-      : "l"(a), "l"(b), "r"(meta), "n"(SELECTOR));
+      : "l"(a), "l"(b), "r"(meta), "n"(SELECTOR), "r"(more));
 }}
 """
 
 
 def defines(config: Launch, dtype: torch.dtype, **more: int) -> dict[str, int]:
-    registers = _registers(config)
     return {
         "MT": config.tiles, "WGM": config.warpgroups, "TILE_N": config.pixels, "A_STAGES": config.weight_stages,
-        "B_STAGES": config.patch_stages, "CLUSTER_N": config.share, "SPLIT_K": config.split, "MIN_BLOCKS": config.resident,
-        "PRODUCER_REGISTERS": registers[0], "CONSUMER_REGISTERS": registers[1], "BF16": int(dtype == torch.bfloat16),
-        "LOADER_WARPS": config.loaders, "SWAP_STRIDES": 0, "BASE_OFFSET": 0, "ABLATE": 0, **more,
+        "B_STAGES": config.patch_stages, "SHARE": config.share, "SPLIT_K": config.split, "MIN_BLOCKS": config.resident,
+        "DEEP": config.deep, "BF16": int(dtype == torch.bfloat16), "ABLATE": 0, **more,
     }  # fmt: skip
-
-
-def _registers(config: Launch) -> tuple[int, int]:
-    """Registers of a thread that loads and of one that multiplies; (0, 0) where an even share is enough."""
-    parts = config.warpgroups + 1
-    if config.loaders != 3:
-        return 0, 0  # only whole warpgroups may exchange registers
-    even = 65536 // (128 * parts * config.resident) // 8 * 8
-    needed = config.tiles * config.pixels // 2 + 32
-    if needed <= even:
-        return 0, 0
-    spare = 40 if even >= 100 else 24
-    return spare, min((even * parts - spare) // config.warpgroups // 8 * 8, 240)
 
 
 def image(config: Launch, dtype: torch.dtype, **more: int) -> bytes:
@@ -178,11 +165,21 @@ def image(config: Launch, dtype: torch.dtype, **more: int) -> bytes:
     return nvrtc.cubin(nvrtc.source("semi_structured_sm90.cu"), "sm_90a", headers, defines(config, dtype, **more))
 
 
+def patch_rows(config: Launch, grid: Grid) -> int:
+    return -(-(config.pixels + max(grid.rows)) // 8) * 8
+
+
 def shared_bytes(config: Launch, rows: int) -> int:
-    tables = 256 + config.pixels * 4 + rows * 8 + 1024
-    stages = config.patch_stages * (-(-rows // 8) * 1024) + config.weight_stages * config.tiles * config.warpgroups * BLOCK_BYTES
-    staged = config.pixels * (64 * config.tiles * config.warpgroups + 4) * 4
-    return tables + max(stages, staged)
+    channels = 64 * config.tiles * config.warpgroups
+    stages = config.patch_stages * rows * 128 + config.weight_stages * config.tiles * config.warpgroups * BLOCK_BYTES
+    staged = config.pixels * ((channels + 4) * 4 if config.split > 1 else (channels + 8) * 2)
+    return 256 + config.pixels * 4 + 1024 + max(stages, staged)
+
+
+def _box(size: int, stride: int, starts: list[int], length: int) -> tuple[int, int]:
+    """Corners (lower, upper) of the bounding box of ``length`` positions, ``stride`` apart from the smallest start on."""
+    lower = min(starts)
+    return lower, lower + (length - 1) * stride - (size - 1)
 
 
 def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, shape: Shape, relu: bool, config: Launch,
@@ -191,28 +188,36 @@ def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, shape:
     out_h, out_w = output_size(shape, height, width)
     y = torch.empty((batch, shape.outputs, out_h, out_w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last) if out is None else out
     grid = grid_of(shape, height, width, bool(config.gather))
-    rows = config.pixels + max(grid.rows)
+    rows = patch_rows(config, grid)
+    chunks = -(-channels // 64) * len(grid.groups)
+    if chunks < config.split:
+        raise ValueError(f"a reduction of {chunks} chunks cannot be split into {config.split}")  # an empty part would wait for ever
+    lower_h, upper_h = _box(height, shape.stride_h, [y for y, _ in grid.groups], grid.height)
+    lower_w, upper_w = _box(width, shape.stride_w, [x for _, x in grid.groups], grid.width)
+    image = nvrtc.im2col_map(
+        x.data_ptr(), 9 if x.dtype == torch.bfloat16 else 6, (channels, width, height, batch), 2,
+        (lower_w, lower_h), (upper_w, upper_h), (64, rows), (1, shape.stride_w, shape.stride_h, 1),
+    )  # fmt: skip
     params = _Params(
-        x.data_ptr(), weight.data_ptr(), bias.data_ptr(), residual.data_ptr() if residual is not None else None, y.data_ptr(),
+        (ctypes.c_uint8 * 128)(*image),
+        weight.data_ptr(), bias.data_ptr(), residual.data_ptr() if residual is not None else None, y.data_ptr(),
         batch, channels, height, width, shape.outputs, out_h, out_w, grid.height, grid.width, shape.stride_h, shape.stride_w,
-        rows, -(-channels // 64) * len(grid.groups), len(grid.groups), len(grid.taps), int(relu),
+        lower_h, lower_w, rows, chunks, len(grid.groups), len(grid.taps), int(relu),
     )  # fmt: skip
     params.group_first[: len(grid.first)] = grid.first
-    params.group_y[: len(grid.groups)] = [y for y, _ in grid.groups]
-    params.group_x[: len(grid.groups)] = [x for _, x in grid.groups]
+    params.group_y[: len(grid.groups)] = [y - lower_h for y, _ in grid.groups]
+    params.group_x[: len(grid.groups)] = [x - lower_w for _, x in grid.groups]
     params.tap[: len(grid.taps)] = grid.taps
     params.tap_row[: len(grid.rows)] = grid.rows
-    columns = -(-(batch * grid.height * grid.width) // config.pixels)
     blocks = (
-        -(-columns // config.share) * config.share,
-        -(-shape.outputs // (64 * config.tiles * config.warpgroups)),
+        -(-(batch * grid.height * grid.width) // config.pixels),
+        -(-(-(-shape.outputs // (64 * config.tiles * config.warpgroups))) // config.share) * config.share,
         config.split,
     )
     size = shared_bytes(config, rows)
     handle = nvrtc.function(_image(config, x.dtype, tuple(sorted(more.items()))), "conv", size)
-    threads = 128 * config.warpgroups + 32 * (1 + config.loaders)
-    nvrtc.launch(handle, blocks, threads, size, torch.cuda.current_stream().cuda_stream, params,
-                 (config.share, 1, config.split), early)
+    nvrtc.launch(handle, blocks, 128 * config.warpgroups + 64, size, torch.cuda.current_stream().cuda_stream, params,
+                 (1, config.share, config.split), early)
     return y
 
 

@@ -6,9 +6,13 @@
 // every tap reads the same patch through a descriptor that starts some rows further down. With a stride s the taps fall
 // into s * s groups (by the remainder of their position), each with a patch of its own. One tap per group and QW = OW
 // is the plain implicit GEMM ("gather"), which wastes no column but loads a patch per tap.
+// A patch is one im2col copy of the TMA unit: its bounding box is the grid, what lies outside of x becomes zero.
 //
-// Warps: WGM consumer warpgroups of MT * 64 rows each; then a warp that copies the packed weights (cp.async.bulk, shared
-// by CLUSTER_N blocks of a cluster) and LOADER_WARPS that load patches (cp.async).
+// What bounds it: shared memory gives 128 bytes a clock, and m64nNk32 reads 64 N bytes of B and 2048 of A in its N / 2
+// clocks: the ceiling over dense wgmma is N / (N / 2 + 16): 1.6 for N = 128, 1.78 for N = 256, less what loads write.
+//
+// Warps: WGM consumer warpgroups of MT * 64 rows each; then a warp that copies packed weights (cp.async.bulk) and one
+// that copies patches. SHARE blocks of a cluster (other channels, same pixels) load every SHARE-th patch for all of them;
 // SPLIT_K blocks of a cluster share the reduction and add up through each other's shared memory.
 //
 // The prelude (runtime/cuda/semi_structured.py) defines wgmma_sp<SELECTOR>(acc, a, b, meta) for TILE_N columns.
@@ -22,26 +26,29 @@ constexpr int MAX_TAPS = 64;
 constexpr int TILE_M = 64 * MT * WGM;
 constexpr int BLOCKS_M = MT * WGM;
 constexpr int CONSUMERS = 128 * WGM;
-constexpr int LOADERS = 32 * LOADER_WARPS;
-constexpr int THREADS = CONSUMERS + 32 + LOADERS;
-constexpr int CLUSTER = CLUSTER_N * SPLIT_K;
+constexpr int THREADS = CONSUMERS + 64;
+constexpr int CLUSTER = SHARE * SPLIT_K;
 constexpr int BLOCK_VALUES = 64 * 64;                // bytes of the values of 64 channels x 64 (32 kept) inputs
 constexpr int BLOCK_BYTES = BLOCK_VALUES + 128 * 4;  // and their metadata, a word per thread
 constexpr int STAGE_BYTES = BLOCKS_M * BLOCK_BYTES;
 constexpr int PITCH = TILE_M + 4;                    // floats; + 4: no bank conflicts when fragments are put down
+constexpr int PITCH_HALF = TILE_M + 8;               // two-byte values; the same reason
 
+struct alignas(64) Map {
+  u8 bytes[128];
+};
 struct Params {
-  const u8* x;
+  Map x;  // im2col map: boxes of `rows` pixels by 64 channels
   const u8* weight;
   const float* bias;
   const u8* residual;
   u8* y;
   int batch, channels, height, width;
   int outputs, out_height, out_width, grid_height, grid_width;
-  int stride_h, stride_w;
+  int stride_h, stride_w, lower_h, lower_w;
   int rows, chunks, groups, taps, relu;
   short group_first[MAX_TAPS + 1];  // where a group's taps begin
-  short group_y[MAX_TAPS], group_x[MAX_TAPS];
+  short group_y[MAX_TAPS], group_x[MAX_TAPS];  // from the bounding box's corner
   short tap[MAX_TAPS], tap_row[MAX_TAPS];  // place in the packed weight; rows by which its pixels are shifted
 };
 
@@ -80,25 +87,16 @@ __device__ __forceinline__ u32 cluster_rank() {
 }
 __device__ __forceinline__ void consumers_sync() { asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS) : "memory"); }
 
-__device__ __forceinline__ u64 descriptor(u32 address, u32 leading, u32 stride, u32 swizzle, u32 offset) {
+__device__ __forceinline__ u64 descriptor(u32 address, u32 leading, u32 stride, u32 swizzle) {
   u64 d = (address >> 4) & 0x3FFF;
   d |= (u64)(leading >> 4) << 16;
   d |= (u64)(stride >> 4) << 32;
-  d |= (u64)offset << 49;
   return d | (u64)swizzle << 62;
 }
-#if BASE_OFFSET
-#define PHASE(address) (((address) >> 7) & 7)
-#else
-#define PHASE(address) 0
-#endif
-// A: cores of 8 x 16 bytes, 1024 bytes apart along the inputs, 128 along the channels. B: rows of 128 bytes, swizzled.
-#if SWAP_STRIDES
-#define A_DESCRIPTOR(address) descriptor(address, 128, 1024, 0, 0)
-#else
-#define A_DESCRIPTOR(address) descriptor(address, 1024, 128, 0, 0)
-#endif
-#define B_DESCRIPTOR(address) descriptor(address, 16, 1024, 1, PHASE(address))
+// A: cores of 8 x 16 bytes, 1024 bytes apart along the inputs, 128 along the channels. B: rows of 128 bytes, swizzled by
+// the bits of their address, so that a patch may be read from any row on.
+#define A_DESCRIPTOR(address) descriptor(address, 1024, 128, 0)
+#define B_DESCRIPTOR(address) descriptor(address, 16, 1024, 1)
 
 __device__ __forceinline__ float2 widen(u32 pair) {
   float2 r;
@@ -131,7 +129,6 @@ __device__ __forceinline__ Span my_chunks(const Params& p) {
 
 __device__ __forceinline__ void load_weights(const Params& p, u32 stages, u32 full, u32 empty) {
   Span span = my_chunks(p);
-  u32 rank = CLUSTER_N == 1 ? 0 : blockIdx.x % CLUSTER_N;
   int last_block = (p.outputs + 63) / 64 - 1;
   size_t row = (size_t)(p.chunks / p.groups) * p.taps * BLOCK_BYTES;
   int slot = 0;
@@ -142,58 +139,61 @@ __device__ __forceinline__ void load_weights(const Params& p, u32 stages, u32 fu
       barrier_wait(empty + slot * 8, phase ^ 1);
 #if ABLATE & 1
       barrier_arrive(full + slot * 8);
-      if (++slot == A_STAGES) slot = 0, phase ^= 1;
-      continue;
-#endif
+#else
       barrier_expect(full + slot * 8, STAGE_BYTES);
       const u8* step = p.weight + ((size_t)channel_block * p.taps + p.tap[t]) * BLOCK_BYTES;
 #pragma unroll
       for (int i = 0; i < BLOCKS_M; i++) {
-        if (i % CLUSTER_N != rank) continue;
         const u8* from = step + row * min((int)blockIdx.y * BLOCKS_M + i, last_block);
-        u32 to = stages + slot * STAGE_BYTES + i * BLOCK_BYTES;
-#if CLUSTER_N > 1
-        unsigned short mask = ((1 << CLUSTER_N) - 1) << (cluster_rank() / CLUSTER_N * CLUSTER_N);
-        asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;"
-            ::"r"(to), "l"(from), "n"(BLOCK_BYTES), "r"(full + slot * 8), "h"(mask) : "memory");
-#else
         asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                     ::"r"(to), "l"(from), "n"(BLOCK_BYTES), "r"(full + slot * 8) : "memory");
-#endif
+                     ::"r"(stages + slot * STAGE_BYTES + i * BLOCK_BYTES), "l"(from), "n"(BLOCK_BYTES),
+                     "r"(full + slot * 8) : "memory");
       }
+#endif
       if (++slot == A_STAGES) slot = 0, phase ^= 1;
     }
   }
 }
 
-__device__ __forceinline__ void load_patches(const Params& p, int thread, const int2* table, u32 patches, int patch_bytes,
-                                             u32 full, u32 empty) {
+__device__ __forceinline__ void load_patches(const Params& p, u32 patches, int patch_bytes, u32 full, u32 empty) {
   Span span = my_chunks(p);
-  int piece = thread & 7;
+  int q = blockIdx.x * TILE_N, x = q % p.grid_width, y = q / p.grid_width, b = y / p.grid_height;
+  x = p.lower_w + x * p.stride_w;
+  y = p.lower_h + (y - b * p.grid_height) * p.stride_h;
+#if SHARE > 1
+  u32 turn = 0, mine = cluster_rank() % SHARE;
+#endif
   int slot = 0;
   u32 phase = 0;
   for (int chunk = span.first; chunk < span.last; chunk++) {
-    int group = chunk % p.groups, channel = chunk / p.groups * 64 + piece * 8;
-    int gy = p.group_y[group], gx = p.group_x[group];
-    const u8* from = p.x + ((long long)(gy * p.width + gx) * p.channels + channel) * 2;
-    u32 to = patches + slot * patch_bytes;
-    bool inside = channel < p.channels;
+    int group = chunk % p.groups, channel = chunk / p.groups * 64;
+    u32 to = patches + slot * patch_bytes, bar = full + slot * 8;
+    unsigned short dx = p.group_x[group], dy = p.group_y[group];
     barrier_wait(empty + slot * 8, phase ^ 1);
-#pragma unroll 4
-    for (int row = thread >> 3; row < (ABLATE & 2 ? 0 : p.rows); row += LOADERS / 8) {
-      int2 at = table[row];
-      bool ok = inside && (u32)((at.y >> 16) + gy) < (u32)p.height && (u32)((at.y & 0xFFFF) + gx) < (u32)p.width;
-      const u8* source = ok ? from + (long long)at.x * p.channels * 2 : p.x;
-      asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to + row * 128 + ((piece ^ (row & 7)) << 4)),
-                   "l"(source), "r"(ok ? 16 : 0) : "memory");
-    }
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(full + slot * 8) : "memory");
+#if ABLATE & 2
+    barrier_arrive(bar);
+#else
+    barrier_expect(bar, p.rows * 128);
+#if SHARE > 1
+    unsigned short mask = ((1 << SHARE) - 1) << (cluster_rank() / SHARE * SHARE);
+    if (turn == mine)
+      asm volatile(
+          "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes.multicast::cluster "
+          "[%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8}, %9;"
+          ::"r"(to), "l"(&p.x), "r"(channel), "r"(x), "r"(y), "r"(b), "r"(bar), "h"(dx), "h"(dy), "h"(mask) : "memory");
+    if (++turn == SHARE) turn = 0;
+#else
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8};"
+        ::"r"(to), "l"(&p.x), "r"(channel), "r"(x), "r"(y), "r"(b), "r"(bar), "h"(dx), "h"(dy) : "memory");
+#endif
+#endif
     if (++slot == B_STAGES) slot = 0, phase ^= 1;
   }
 }
 
-// The last: all of it done, put down as floats [pixel][channel]; then 8 channels of a pixel at a time.
+// The last: all of it done, put down as [pixel][channel]; then 8 channels of a pixel at a time. Parts of a sum as floats.
 __device__ __forceinline__ void put_down(float (&acc)[MT][TILE_N / 2], float* staged) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
@@ -206,6 +206,29 @@ __device__ __forceinline__ void put_down(float (&acc)[MT][TILE_N / 2], float* st
       at[PITCH] = acc[m][i * 4 + 1];
       at[8] = acc[m][i * 4 + 2];
       at[PITCH + 8] = acc[m][i * 4 + 3];
+    }
+  }
+}
+
+__device__ __forceinline__ float activate(float v, int relu) { return relu && v < 0.f ? 0.f : v; }
+
+// Whole sums in two bytes, with the bias, and activated unless a residual is still to be added.
+__device__ __forceinline__ void put_down_half(float (&acc)[MT][TILE_N / 2], float2 (&bias)[MT], int relu, u32 staged) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < MT; m++) {
+    int channel = (warp / 4 * MT + m) * 64 + warp % 4 * 16 + lane / 8 % 2 * 8;
+    u32 to = staged + ((lane / 16 * 8 + lane % 8) * PITCH_HALF + channel) * 2;
+#pragma unroll
+    for (int i = 0; i < TILE_N / 8; i += 2) {
+      u32 words[4];
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        float add = j % 2 ? bias[m].y : bias[m].x;
+        words[j] = narrow(activate(acc[m][i * 4 + j * 2] + add, relu), activate(acc[m][i * 4 + j * 2 + 1] + add, relu));
+      }
+      asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};"
+                   ::"r"(to + i * 8 * PITCH_HALF * 2), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
     }
   }
 }
@@ -225,168 +248,233 @@ __device__ __forceinline__ void add8(float (&v)[8], u32 address) {
   }
 }
 
-__device__ __forceinline__ float activate(float v, int relu) { return relu && v < 0.f ? 0.f : v; }
-
-__device__ __forceinline__ void store_tile(const Params& p, const float* staged, const int* pixel_of) {
+__device__ __forceinline__ void store_tile(const Params& p, const void* staged, const int* pixel_of) {
   constexpr int PIECES = TILE_M / 8, PIXELS = TILE_N / SPLIT_K, STEP = CONSUMERS / PIECES;
   int part = SPLIT_K == 1 ? 0 : blockIdx.z;
   int piece = threadIdx.x % PIECES, channel = blockIdx.y * TILE_M + piece * 8;
   if (channel >= p.outputs) return;
   bool whole = p.outputs % 8 == 0;
+#if SPLIT_K > 1
   float bias[8];
 #pragma unroll
   for (int i = 0; i < 8; i++) bias[i] = channel + i < p.outputs ? p.bias[channel + i] : 0.f;
-#pragma unroll 2
+#endif
+#pragma unroll 4
   for (int n = part * PIXELS + threadIdx.x / PIECES; n < (part + 1) * PIXELS; n += STEP) {
     int pixel = pixel_of[n];
     if (pixel < 0) continue;
-    float v[8];
-    load8(v, staged, n * PITCH + piece * 8);
-#if SPLIT_K > 1
-    u32 mine = cluster_rank(), address = shared_address(staged + n * PITCH + piece * 8);
-#pragma unroll
-    for (int other = 1; other < SPLIT_K; other++)
-      add8(v, in_block(address, (mine + other * CLUSTER_N) % CLUSTER));
-#endif
     size_t at = ((size_t)pixel * p.outputs + channel) * 2;
-    if (whole) {
-      uint4 r = p.residual ? *(const uint4*)(p.residual + at) : make_uint4(0, 0, 0, 0);
-      u32 words[4] = {r.x, r.y, r.z, r.w};
+    u32 words[4];
+#if SPLIT_K > 1
+    float v[8];
+    load8(v, (const float*)staged, n * PITCH + piece * 8);
+    u32 mine = cluster_rank(), address = shared_address((const float*)staged + n * PITCH + piece * 8);
+#pragma unroll
+    for (int other = 1; other < SPLIT_K; other++) add8(v, in_block(address, (mine + other * SHARE) % CLUSTER));
+    uint4 r = make_uint4(0, 0, 0, 0);
+    if (p.residual && whole) r = *(const uint4*)(p.residual + at);
+    u32 more[4] = {r.x, r.y, r.z, r.w};
+    if (p.residual && !whole)
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        if (channel + i < p.outputs) more[i / 2] |= (u32)((const unsigned short*)(p.residual + at))[i] << i % 2 * 16;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float2 add = widen(more[i]);
+      words[i] = narrow(activate(v[2 * i] + bias[2 * i] + add.x, p.relu),
+                        activate(v[2 * i + 1] + bias[2 * i + 1] + add.y, p.relu));
+    }
+#else
+    uint4 v = *(const uint4*)((const unsigned short*)staged + n * PITCH_HALF + piece * 8);
+    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+    if (p.residual) {
+      u32 more[4] = {0, 0, 0, 0};
+      if (whole) {
+        uint4 r = *(const uint4*)(p.residual + at);
+        more[0] = r.x, more[1] = r.y, more[2] = r.z, more[3] = r.w;
+      } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+          if (channel + i < p.outputs) more[i / 2] |= (u32)((const unsigned short*)(p.residual + at))[i] << i % 2 * 16;
+      }
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        float2 add = widen(words[i]);
-        words[i] = narrow(activate(v[2 * i] + bias[2 * i] + add.x, p.relu),
-                          activate(v[2 * i + 1] + bias[2 * i + 1] + add.y, p.relu));
-      }
-      *(uint4*)(p.y + at) = make_uint4(words[0], words[1], words[2], words[3]);
-    } else {
-      for (int i = 0; i < 8 && channel + i < p.outputs; i++) {
-        u32 r = p.residual ? ((const unsigned short*)(p.residual + at))[i] : 0;
-        ((unsigned short*)(p.y + at))[i] = (unsigned short)narrow(activate(v[i] + bias[i] + widen(r).x, p.relu), 0.f);
+        float2 a = widen(words[i]), b = widen(more[i]);
+        words[i] = narrow(activate(a.x + b.x, p.relu), activate(a.y + b.y, p.relu));
       }
     }
+#endif
+    if (whole) {
+      *(uint4*)(p.y + at) = make_uint4(words[0], words[1], words[2], words[3]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        if (channel + i < p.outputs) ((unsigned short*)(p.y + at))[i] = (unsigned short)(words[i / 2] >> i % 2 * 16);
+    }
   }
+}
+
+struct Walk {  // where a consumer is
+  int chunk, last_chunk, t, last_t;
+  int slot_a, slot_b, held_a, held_b, add;  // add: 0 at first, the sums begin there
+  u32 phase_a, phase_b;
+};
+
+__device__ __forceinline__ void release(Walk& at, u32 empty_a, u32 empty_b) {
+  if (threadIdx.x % 32 == 0) {
+    if (at.held_a >= 0) barrier_arrive(empty_a + at.held_a * 8);
+    if (at.held_b >= 0) {
+#if SHARE == 1
+      barrier_arrive(empty_b + at.held_b * 8);
+#else
+      u32 first = cluster_rank() / SHARE * SHARE;
+#pragma unroll
+      for (u32 i = 0; i < SHARE; i++) barrier_arrive_in(empty_b + at.held_b * 8, first + i);
+#endif
+    }
+  }
+  at.held_b = -1;
+}
+
+// One tap of 64 channels. The tensor cores read the metadata from the registers named in the instruction while it runs,
+// not when it is issued, and ptxas does not know: a word loaded into the register of an instruction still in flight
+// breaks its result. So either nothing is in flight at the load (DEEP = 0), or two sets of registers take turns, and
+// the older one is kept alive (`never` is false) until its instructions have retired.
+__device__ __forceinline__ void step(const Params& p, Walk& at, float (&acc)[MT][TILE_N / 2], u32 (&meta)[MT],
+                                     u32 (&older)[MT], bool never, u32 patches, int patch_bytes, u32 stages, u32 full_a,
+                                     u32 empty_a, u32 full_b, u32 empty_b) {
+  u32 a = stages + at.slot_a * STAGE_BYTES + threadIdx.x / 128 * MT * BLOCK_BYTES;
+  u32 b = patches + at.slot_b * patch_bytes + p.tap_row[at.t] * 128;
+  barrier_wait(full_a + at.slot_a * 8, at.phase_a);
+  barrier_wait(full_b + at.slot_b * 8, at.phase_b);
+#if !DEEP
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  release(at, empty_a, empty_b);
+#endif
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(meta[m])
+                 : "r"(a + m * BLOCK_BYTES + BLOCK_VALUES + (threadIdx.x % 128) * 4) : "memory");
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#if !(ABLATE & 4)
+#pragma unroll
+  for (int m = 0; m < MT; m++) wgmma_sp<0>(acc[m], A_DESCRIPTOR(a + m * BLOCK_BYTES), B_DESCRIPTOR(b), meta[m], at.add);
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+    wgmma_sp<1>(acc[m], A_DESCRIPTOR(a + m * BLOCK_BYTES + BLOCK_VALUES / 2), B_DESCRIPTOR(b + 64), meta[m], 1);
+#endif
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#if DEEP
+  asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+  if (never)
+#pragma unroll
+    for (int m = 0; m < MT; m++) asm volatile("st.shared.u32 [%0], %1;" ::"r"(patches + m * 4), "r"(older[m]) : "memory");
+  release(at, empty_a, empty_b);
+#endif
+  at.add = 1;
+  at.held_a = at.slot_a;
+  if (++at.slot_a == A_STAGES) at.slot_a = 0, at.phase_a ^= 1;
+  if (++at.t < at.last_t) return;
+  at.held_b = at.slot_b;
+  if (++at.slot_b == B_STAGES) at.slot_b = 0, at.phase_b ^= 1;
+  at.chunk++;
+  at.t = p.group_first[at.chunk % p.groups];
+  at.last_t = p.group_first[at.chunk % p.groups + 1];
 }
 
 __device__ __forceinline__ void multiply(const Params& p, float (&acc)[MT][TILE_N / 2], u32 patches, int patch_bytes,
                                          u32 stages, u32 full_a, u32 empty_a, u32 full_b, u32 empty_b) {
   Span span = my_chunks(p);
-  int group_of = threadIdx.x / 128;
-  bool signals = threadIdx.x % 32 == 0;
-  int slot_a = 0, slot_b = 0, held_a = -1, held_b = -1;
-  u32 phase_a = 0, phase_b = 0;
+  int group = span.first % p.groups;
+  Walk at = {span.first, span.last, p.group_first[group], p.group_first[group + 1], 0, 0, -1, -1, 0, 0, 0};
+  u32 meta[MT], other[MT];
+  bool never = p.relu < 0;
 #pragma unroll
-  for (int m = 0; m < MT; m++)
-#pragma unroll
-    for (int i = 0; i < TILE_N / 2; i++) acc[m][i] = 0.f;
-  for (int chunk = span.first; chunk < span.last; chunk++) {
-    int group = chunk % p.groups;
-    barrier_wait(full_b + slot_b * 8, phase_b);
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // cp.async writes, wgmma reads
-    for (int t = p.group_first[group]; t < p.group_first[group + 1]; t++) {
-      u32 a = stages + slot_a * STAGE_BYTES + group_of * MT * BLOCK_BYTES;
-      u32 b = patches + slot_b * patch_bytes + p.tap_row[t] * 128;
-      barrier_wait(full_a + slot_a * 8, phase_a);
-      u32 meta[MT];
-#pragma unroll
-      for (int m = 0; m < MT; m++)
-        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(meta[m])
-                     : "r"(a + m * BLOCK_BYTES + BLOCK_VALUES + (threadIdx.x % 128) * 4) : "memory");
-      asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#if !(ABLATE & 4)
-#pragma unroll
-      for (int m = 0; m < MT; m++) wgmma_sp<0>(acc[m], A_DESCRIPTOR(a + m * BLOCK_BYTES), B_DESCRIPTOR(b), meta[m]);
-#pragma unroll
-      for (int m = 0; m < MT; m++)
-        wgmma_sp<1>(acc[m], A_DESCRIPTOR(a + m * BLOCK_BYTES + BLOCK_VALUES / 2), B_DESCRIPTOR(b + 64), meta[m]);
+  for (int m = 0; m < MT; m++) meta[m] = other[m] = 0;
+  do {
+    step(p, at, acc, meta, other, never, patches, patch_bytes, stages, full_a, empty_a, full_b, empty_b);
+#if DEEP
+    if (at.chunk >= at.last_chunk) break;
+    step(p, at, acc, other, meta, never, patches, patch_bytes, stages, full_a, empty_a, full_b, empty_b);
 #endif
-      asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 1;" ::: "memory");
-      if (held_a >= 0 && signals) {
-        if (CLUSTER_N == 1) {
-          barrier_arrive(empty_a + held_a * 8);
-        } else {
-          u32 first = cluster_rank() / CLUSTER_N * CLUSTER_N;
-          for (u32 i = 0; i < CLUSTER_N; i++) barrier_arrive_in(empty_a + held_a * 8, first + i);
-        }
-      }
-      if (held_b >= 0) {
-        if (signals) barrier_arrive(empty_b + held_b * 8);
-        held_b = -1;
-      }
-      held_a = slot_a;
-      if (++slot_a == A_STAGES) slot_a = 0, phase_a ^= 1;
-    }
-    held_b = slot_b;
-    if (++slot_b == B_STAGES) slot_b = 0, phase_b ^= 1;
-  }
+  } while (at.chunk < at.last_chunk);
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#if SHARE > 1
+  at.held_a = -1;
+  release(at, empty_a, empty_b);
+#endif
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv(const __grid_constant__ Params p) {
   extern __shared__ u8 shared[];
-  // barriers, tables, then (aligned: the swizzle is of addresses) the patches and the weights' stages
+  // barriers, output pixels, then (aligned: the swizzle is of addresses) the patches and the weights' stages
   u64* barriers = (u64*)shared;
   int* pixel_of = (int*)(shared + 256);
-  int2* table = (int2*)(shared + 256 + TILE_N * 4);
-  u32 start = (shared_address(shared) + 256 + TILE_N * 4 + p.rows * 8 + 1023) & ~1023u;
-  float* staged = (float*)(shared + (start - shared_address(shared)));
-  int patch_bytes = (p.rows * 128 + 1023) & ~1023;
+  u32 start = (shared_address(shared) + 256 + TILE_N * 4 + 1023) & ~1023u;
+  u8* staged = shared + (start - shared_address(shared));
+  int patch_bytes = p.rows * 128;  // rows: a multiple of 8
   u32 stages = start + B_STAGES * patch_bytes;
   u32 full_a = shared_address(barriers), empty_a = full_a + A_STAGES * 8;
   u32 full_b = empty_a + A_STAGES * 8, empty_b = full_b + B_STAGES * 8;
 
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == CONSUMERS) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&p.x) : "memory");
     for (int i = 0; i < A_STAGES; i++) {
       barrier_init(full_a + i * 8, 1);
-      barrier_init(empty_a + i * 8, 4 * WGM * CLUSTER_N);
+      barrier_init(empty_a + i * 8, 4 * WGM);
     }
     for (int i = 0; i < B_STAGES; i++) {
-      barrier_init(full_b + i * 8, LOADERS);
-      barrier_init(empty_b + i * 8, 4 * WGM);
+      barrier_init(full_b + i * 8, 1);
+      barrier_init(empty_b + i * 8, 4 * WGM * SHARE);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
-  for (int row = threadIdx.x; row < p.rows; row += THREADS) {
-    int q = blockIdx.x * TILE_N + row;
-    int x = q % p.grid_width, y = q / p.grid_width, b = y / p.grid_height;
-    y -= b * p.grid_height;
-    int iy = y * p.stride_h, ix = x * p.stride_w;
-    table[row] = make_int2((b * p.height + iy) * p.width + ix, b < p.batch ? iy << 16 | ix : 0x7FFF << 16);
-    if (row < TILE_N) {
-      bool ok = b < p.batch && y < p.out_height && x < p.out_width;
-      pixel_of[row] = ok ? (b * p.out_height + y) * p.out_width + x : -1;
-    }
+  if (CLUSTER > 1) {
+    cluster_sync();
+  } else {
+    __syncthreads();
   }
-  __syncthreads();
-  if (CLUSTER > 1) cluster_sync();
 
   if (threadIdx.x >= CONSUMERS) {
-#if PRODUCER_REGISTERS
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
-#endif
     int thread = threadIdx.x - CONSUMERS;
     if (thread == 0) {
       load_weights(p, stages, full_a, empty_a);
-    } else if (thread >= 32) {
+    } else if (thread == 32) {
       asm volatile("griddepcontrol.wait;" ::: "memory");
-      load_patches(p, thread - 32, table, start, patch_bytes, full_b, empty_b);
+      load_patches(p, start, patch_bytes, full_b, empty_b);
     }
     __syncwarp();
     if (CLUSTER > 1) cluster_sync(), cluster_sync();
   } else {
-#if PRODUCER_REGISTERS
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
-#endif
+    for (int n = threadIdx.x; n < TILE_N; n += CONSUMERS) {
+      int q = blockIdx.x * TILE_N + n, x = q % p.grid_width, y = q / p.grid_width, b = y / p.grid_height;
+      y -= b * p.grid_height;
+      bool ok = b < p.batch && y < p.out_height && x < p.out_width;
+      pixel_of[n] = ok ? (b * p.out_height + y) * p.out_width + x : -1;
+    }
     float acc[MT][TILE_N / 2];
+#if SPLIT_K == 1
+    float2 bias[MT];
+#pragma unroll
+    for (int m = 0; m < MT; m++) {
+      int channel = blockIdx.y * TILE_M + (threadIdx.x / 128 * MT + m) * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+      bias[m].x = channel < p.outputs ? p.bias[channel] : 0.f;
+      bias[m].y = channel + 8 < p.outputs ? p.bias[channel + 8] : 0.f;
+    }
+#endif
     multiply(p, acc, start, patch_bytes, stages, full_a, empty_a, full_b, empty_b);
+    asm volatile("griddepcontrol.launch_dependents;");
     consumers_sync();
-    put_down(acc, staged);
+#if SPLIT_K > 1
+    put_down(acc, (float*)staged);
+#else
+    put_down_half(acc, bias, p.relu && !p.residual, start);
+#endif
     if (CLUSTER > 1) {
       cluster_sync();
     } else {
       consumers_sync();
     }
-    asm volatile("griddepcontrol.launch_dependents;");
     asm volatile("griddepcontrol.wait;" ::: "memory");
     store_tile(p, staged, pixel_of);
     if (CLUSTER > 1) cluster_sync();
