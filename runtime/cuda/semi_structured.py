@@ -229,6 +229,13 @@ def _image(config: Launch, dtype: torch.dtype, more: tuple[tuple[str, int], ...]
 HOPPER, AMPERE = 90, 80  # whose kernel
 
 
+def mappable(shape: Shape, height: int, width: int, grid: Grid) -> bool:
+    """Whether a tensor map can describe the patches: corners in 8 bits, steps of at most 8 (cuTensorMapEncodeIm2col)."""
+    down = _box(height, shape.stride_h, [y for y, _ in grid.groups], grid.height)
+    across = _box(width, shape.stride_w, [x for _, x in grid.groups], grid.width)
+    return max(map(abs, (*down, *across))) < 128 and max(shape.stride_h, shape.stride_w) <= 8
+
+
 @torch.library.custom_op("st3::semi_structured_conv2d", mutates_args=())
 def semi_structured_conv2d(
     x: Tensor,

@@ -154,3 +154,51 @@ def _blocks(weight: Tensor) -> Tensor:
     padded = weight.new_zeros(-(-outputs // BLOCK) * BLOCK, -(-channels // BLOCK) * BLOCK, *weight.shape[2:])
     padded[:outputs, :channels] = weight
     return padded.flatten(2).unflatten(0, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).permute(0, 2, 4, 1, 3)
+
+
+def _launches(problem: ConvProblem) -> list[Launch]:
+    """Hopper's, in which all fits: registers, shared memory, what a tensor map can say."""
+    shape, found = _shape(problem), []
+    outputs, channels = -(-problem.outputs // BLOCK), -(-problem.channels // BLOCK)
+    pointwise = problem.kernel == (1, 1)
+    for (tiles, groups), pixels, split, gather, resident in product(
+        ((1, 2), (2, 2), (1, 4), (1, 1)), (128, 256, 64, 192, 96, 160, 32), (1, 2, 4), (0, 1), (1, 2)
+    ):
+        if tiles * groups >= 2 * outputs or gather and pointwise or pixels % (8 * split):
+            continue
+        grid = hopper.grid_of(shape, problem.height, problem.width, bool(gather))
+        threads, sums = 128 * groups + 64, tiles * pixels // 2
+        if channels * len(grid.groups) < split or sums > 128 or sums + 36 > 65536 // (threads * resident):
+            continue
+        if not hopper.mappable(shape, problem.height, problem.width, grid):
+            continue
+        each = tuple(range(8, 3, -1)) if gather or pointwise else tuple(range(6, 2, -1))
+        for share in (1, 2) if outputs > tiles * groups else (1,):
+            options = (
+                Launch(tiles, groups, pixels, stages, stages if gather or pointwise else patches, share, split, gather, resident)
+                for stages, patches in product(each, (3, 2))
+            )
+            found += [launch for launch in options if _fits(launch, grid)][:1]
+    return found
+
+
+def _fits(launch: Launch, grid: hopper.Grid) -> bool:
+    taken = hopper.shared_bytes(launch, hopper.patch_rows(launch, grid)) + 1024
+    return taken * launch.resident <= _HOPPER_SHARED_BYTES + 1024
+
+
+def _cost(problem: ConvProblem, launch: Launch) -> float:
+    """A guess at the cycles that a launch takes: see the head of ``semi_structured_sm90.cu`` for what bounds it."""
+    grid = hopper.grid_of(_shape(problem), problem.height, problem.width, bool(launch.gather))
+    rows, blocks_m = hopper.patch_rows(launch, grid), launch.tiles * launch.warpgroups
+    columns = -(-problem.batch * grid.height * grid.width // launch.pixels)
+    blocks = columns * -(-(-(-problem.outputs // BLOCK)) // blocks_m) * launch.split
+    chunks = -(-problem.channels // BLOCK)
+    steps, patches = chunks * len(grid.taps) / launch.split, chunks * len(grid.groups) / launch.split
+    weights = blocks_m * hopper.BLOCK_BYTES
+    shared = steps * (blocks_m * (launch.pixels + 32) + weights / 128) + patches * rows
+    second_level = (steps * weights + patches * rows * 128 / launch.share) / 30
+    alone = 1.0 if launch.resident > 1 else 1.15  # what one block waits for, another computes in
+    work = max(shared * alone, second_level) + launch.pixels * blocks_m * 2 * launch.split + 1500 / launch.resident
+    waves = -(-blocks // (_MULTIPROCESSORS * launch.resident)) * launch.resident
+    return waves * work
