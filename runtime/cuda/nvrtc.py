@@ -103,7 +103,7 @@ def build(
 @contextmanager
 def recorded() -> Iterator[dict[str, bytes]]:
     """What is launched inside: cubins by key, for ``ship``. Not for use in two threads at once."""
-    global _record  # noqa: PLW0603
+    global _record
     _record = {}
     try:
         yield _record
@@ -169,7 +169,14 @@ def launch(
 
 
 def im2col_map(
-    address: int, kind: int, sizes: Sequence[int], item: int, lower: Sequence[int], upper: Sequence[int], box: Sequence[int], steps: Sequence[int]
+    address: int,
+    kind: int,
+    sizes: Sequence[int],
+    item: int,
+    lower: Sequence[int],
+    upper: Sequence[int],
+    box: Sequence[int],
+    steps: Sequence[int],
 ) -> bytes:
     """A CUtensorMap (128 bytes) of a dense tensor, innermost size first, in im2col mode: 128-byte swizzle, zeros outside.
 
@@ -193,7 +200,7 @@ def im2col_map(
     return ctypes.string_at(at, 128)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _function(image: bytes, name: str, shared_bytes: int, device: int) -> int:
     del device  # a module belongs to a context, and torch has one per device
     driver, module, handle = _driver(), ctypes.c_void_p(), ctypes.c_void_p()
@@ -237,19 +244,19 @@ def _read(program: ctypes.c_void_p, what: str) -> bytes:
     return text.raw
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _version() -> tuple[int, int]:
     major, minor = ctypes.c_int(), ctypes.c_int()
     _nvrtc().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     return major.value, minor.value
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _driver() -> Any:
     return ctypes.CDLL("libcuda.so.1")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _nvrtc() -> Any:
     """The library, from the wheels that torch depends on or from a CUDA toolkit."""
     spec = importlib.util.find_spec("nvidia")

@@ -116,7 +116,14 @@ def parameters(
 
 
 def run(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, y: Tensor, shape: Shape, relu: bool, launch: Launch80
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    y: Tensor,
+    shape: Shape,
+    relu: bool,
+    launch: Launch80,
 ) -> None:
     """Write ``y = activation(conv(x) + bias + residual)`` on the current stream; all tensors are channels last."""
     major, minor = torch.cuda.get_device_capability(x.device)

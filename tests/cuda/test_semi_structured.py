@@ -8,6 +8,7 @@ import subprocess
 from itertools import product
 from pathlib import Path
 
+import emulator_sparse24 as emulator
 import msgspec
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from unstructured_cases import Case, check, on_gpu, poisoned
 
-import emulator_sparse24 as emulator
 from compile.cuda.formats import semi_structured
 from compile.cuda.formats.semi_structured import Config
 from compile.cuda.problem import ConvProblem
@@ -153,7 +153,10 @@ GEOMETRIES = [
 @pytest.mark.parametrize("gather", [False, True])
 def test_a_tap_is_a_shift_of_rows(gather: bool):
     for kernel, stride, padding, dilation, size in GEOMETRIES:
-        x, weight = torch.randn(2, 4, *size, dtype=torch.float64), torch.randn(3, 4, kernel, kernel, dtype=torch.float64)
+        x, weight = (
+            torch.randn(2, 4, *size, dtype=torch.float64),
+            torch.randn(3, 4, kernel, kernel, dtype=torch.float64),
+        )
         shape = Shape(3, kernel, kernel, stride, stride, padding, padding, dilation, dilation)
         wanted = F.conv2d(x, weight, None, stride, padding, dilation)
         error = (by_patches(x, weight, shape, gather) - wanted).abs().max()

@@ -164,7 +164,7 @@ def _launches(problem: ConvProblem) -> list[Launch]:
     for (tiles, groups), pixels, split, gather, resident in product(
         ((1, 2), (2, 2), (1, 4), (1, 1)), (128, 256, 64, 192, 96, 160, 32), (1, 2, 4), (0, 1), (1, 2)
     ):
-        if tiles * groups >= 2 * outputs or gather and pointwise or pixels % (8 * split):
+        if tiles * groups >= 2 * outputs or (gather and pointwise) or pixels % (8 * split):
             continue
         grid = hopper.grid_of(shape, problem.height, problem.width, bool(gather))
         threads, sums = 128 * groups + 64, tiles * pixels // 2
@@ -175,7 +175,17 @@ def _launches(problem: ConvProblem) -> list[Launch]:
         each = tuple(range(8, 3, -1)) if gather or pointwise else tuple(range(6, 2, -1))
         for share in (1, 2) if outputs > tiles * groups else (1,):
             options = (
-                Launch(tiles, groups, pixels, stages, stages if gather or pointwise else patches, share, split, gather, resident)
+                Launch(
+                    tiles,
+                    groups,
+                    pixels,
+                    stages,
+                    stages if gather or pointwise else patches,
+                    share,
+                    split,
+                    gather,
+                    resident,
+                )
                 for stages, patches in product(each, (3, 2))
             )
             found += [launch for launch in options if _fits(launch, grid)][:1]
