@@ -124,7 +124,7 @@ def add_shipped(folder: Path) -> None:
 
 
 def function(image: bytes, name: str, shared_bytes: int) -> int:
-    """Handle of a kernel of ``image`` in the current CUDA context, allowed ``shared_bytes`` of dynamic shared memory."""
+    """Handle of a kernel of ``image`` in the current context, allowed ``shared_bytes`` of dynamic shared memory."""
     import torch
 
     if _record is not None:
@@ -178,9 +178,9 @@ def im2col_map(
     box: Sequence[int],
     steps: Sequence[int],
 ) -> bytes:
-    """A CUtensorMap (128 bytes) of a dense tensor, innermost size first, in im2col mode: 128-byte swizzle, zeros outside.
+    """A CUtensorMap (128 bytes) of a dense tensor in im2col mode: 128-byte swizzle, zeros outside; innermost size first.
 
-    ``kind`` is a CUtensorMapDataType, ``lower`` and ``upper`` the corners of the bounding box, ``box`` channels and pixels.
+    ``kind`` is a CUtensorMapDataType; ``lower`` and ``upper`` are corners of the bounding box, ``box`` channels and pixels.
     """
     rank = len(sizes)
     raw = ctypes.create_string_buffer(128 + 64)
@@ -192,8 +192,9 @@ def im2col_map(
     _check(
         _driver().cuTensorMapEncodeIm2col(
             ctypes.c_void_p(at), kind, rank, ctypes.c_void_p(address), (ctypes.c_uint64 * rank)(*sizes),
-            (ctypes.c_uint64 * (rank - 1))(*strides), (ctypes.c_int * (rank - 2))(*lower), (ctypes.c_int * (rank - 2))(*upper),
-            ctypes.c_uint32(box[0]), ctypes.c_uint32(box[1]), (ctypes.c_uint32 * rank)(*steps), 0, _SWIZZLE_128, _PROMOTE_256, 0,
+            (ctypes.c_uint64 * (rank - 1))(*strides), (ctypes.c_int * (rank - 2))(*lower),
+            (ctypes.c_int * (rank - 2))(*upper), ctypes.c_uint32(box[0]), ctypes.c_uint32(box[1]),
+            (ctypes.c_uint32 * rank)(*steps), 0, _SWIZZLE_128, _PROMOTE_256, 0,
         ),
         "cuTensorMapEncodeIm2col",
     )  # fmt: skip

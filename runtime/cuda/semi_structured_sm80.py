@@ -127,7 +127,7 @@ def run(
 ) -> None:
     """Write ``y = activation(conv(x) + bias + residual)`` on the current stream; all tensors are channels last."""
     major, minor = torch.cuda.get_device_capability(x.device)
-    handle = nvrtc.function(_image(launch, x.dtype, f"sm_{major}{minor}"), KERNEL, launch.shared_bytes)
+    handle = nvrtc.function(image(launch, x.dtype, f"sm_{major}{minor}"), KERNEL, launch.shared_bytes)
     grid = blocks(launch, shape, x.shape[0], x.shape[2], x.shape[3])
     stream = torch.cuda.current_stream(x.device).cuda_stream
     given = parameters(x, weight, bias, residual, y, shape, relu)
@@ -135,5 +135,6 @@ def run(
 
 
 @functools.cache
-def _image(launch: Launch80, dtype: torch.dtype, arch: str) -> bytes:
+def image(launch: Launch80, dtype: torch.dtype, arch: str) -> bytes:
+    """The kernel's cubin for an architecture."""
     return nvrtc.cubin(nvrtc.source("semi_structured_sm80.cu"), arch, {}, defines(launch, dtype))

@@ -14,6 +14,7 @@ from compile.cuda.problem import ConvProblem
 from runtime.cuda import semi_structured as hopper
 from runtime.cuda import semi_structured_sm80 as ampere
 from runtime.cuda.semi_structured import AMPERE, HOPPER, Launch, Shape, semi_structured_conv2d
+from runtime.cuda.semi_structured_sm80 import Launch80
 
 BLOCK = 64  # output channels, and input channels of one tap, of a block
 _VALUES = BLOCK * BLOCK  # bytes: half of the values, two bytes each
@@ -61,8 +62,8 @@ def pack(weight: Tensor) -> dict[str, Tensor]:
 
     ``weight``: ``(N / 64, C / 64, R * S, 4608)`` bytes. A block is 4096 bytes of values, 32 kept per channel as cores
     of 64 channels x 8 values (16 bytes), and 128 words of metadata in the order of ``mma.sp`` (PTX ISA, "Sparse matrix
-    storage"): word ``32 w + 4 r + q`` holds the places of inputs ``16 q`` to ``16 q + 15`` of channels ``16 w + r`` and,
-    in its upper half, ``16 w + r + 8``. ``like``: no value, the weight's dtype.
+    storage"): word ``32 w + 4 r + q`` holds the places of inputs ``16 q`` to ``16 q + 15`` of channel ``16 w + r`` and,
+    in its upper half, of channel ``16 w + r + 8``. ``like``: no value, the weight's dtype.
 
     A zero that is not kept loses its sign.
     """
@@ -115,6 +116,14 @@ def configs(problem: ConvProblem) -> tuple[Config, ...]:
 def module(buffers: dict[str, Tensor], bias: Tensor, problem: ConvProblem, config: Config) -> nn.Module:
     """See ``compile.cuda.format.Format``."""
     return SemiStructuredConv(buffers["weight"], bias, problem, config)
+
+
+def build(config: Config, problem: ConvProblem, arch: str) -> None:
+    """Compile a candidate's kernel, so that the op finds it on disk; threads may build several at once."""
+    if config.kernel == HOPPER:
+        hopper.image(Launch(*config.launch), problem.torch_dtype)
+    else:
+        ampere.image(Launch80(*config.launch), problem.torch_dtype, arch)
 
 
 @final
@@ -202,7 +211,7 @@ def _cost(problem: ConvProblem, launch: Launch) -> float:
     grid = hopper.grid_of(_shape(problem), problem.height, problem.width, bool(launch.gather))
     rows, blocks_m = hopper.patch_rows(launch, grid), launch.tiles * launch.warpgroups
     columns = -(-problem.batch * grid.height * grid.width // launch.pixels)
-    blocks = columns * -(-(-(-problem.outputs // BLOCK)) // blocks_m) * launch.split
+    blocks = columns * -(-problem.outputs // (BLOCK * blocks_m)) * launch.split
     chunks = -(-problem.channels // BLOCK)
     steps, patches = chunks * len(grid.taps) / launch.split, chunks * len(grid.groups) / launch.split
     weights = blocks_m * hopper.BLOCK_BYTES
