@@ -1,8 +1,8 @@
 """Times every GPU format against dense, layer by layer of a network: one JSON line per candidate, one short table.
 
-Dense is the best of what the format ``dense`` has: convolution, bias and ReLU as torch's ops, cuDNN's fused kernel, cuDNN
-with one pass for the epilogue, cuBLAS. All candidates of a layer are CUDA graphs that take turns, on copies of inputs and
-weights that together do not fit into the second-level cache, as in a network.
+Dense is the best of what the format ``dense`` has: convolution, bias and ReLU as torch's ops, cuDNN's fused kernel,
+cuDNN with one pass for the epilogue, cuBLAS. All candidates of a layer are CUDA graphs that take turns, on copies of
+inputs and weights that together do not fit into the second-level cache, as in a network.
 
     python scripts/bench_gpu_layers.py --network resnet50 --batch 32 128 --weights 2:4 --json layers.jsonl
 """
@@ -117,7 +117,7 @@ def layers_of(given: argparse.Namespace, batch: int) -> list[Layer]:
 
 
 def _problems(network: str, batch: int, side: int, dtype: str) -> Iterator[tuple[str, ConvProblem]]:
-    """From a run on the meta device. A block's last convolution adds the residual; shortcuts and linears have no ReLU."""
+    """From a run on the meta device: a block's last convolution adds the residual, shortcuts and linears lack ReLU."""
     import torchvision
 
     with torch.device("meta"):

@@ -178,9 +178,10 @@ def im2col_map(
     box: Sequence[int],
     steps: Sequence[int],
 ) -> bytes:
-    """A CUtensorMap (128 bytes) of a dense tensor in im2col mode: 128-byte swizzle, zeros outside; innermost size first.
+    """A CUtensorMap (128 bytes) of a dense tensor in im2col mode: sizes innermost first, swizzled, zeros outside.
 
-    ``kind`` is a CUtensorMapDataType; ``lower`` and ``upper`` are corners of the bounding box, ``box`` channels and pixels.
+    ``kind`` is a CUtensorMapDataType, ``lower`` and ``upper`` are the bounding box's corners, ``box`` is channels and
+    pixels of a copy.
     """
     rank = len(sizes)
     raw = ctypes.create_string_buffer(128 + 64)
