@@ -1,11 +1,14 @@
 # The whole pipeline. `make` trains, compiles, benches and reports; `make test` runs the tests. Both set themselves up.
 #
-#   make RECIPE=cifar10-resnet20 SPARSITIES="0.9 0.95" DEVICE=cuda OUT=runs/mine THREADS=4
+#   make RECIPE=cifar10-resnet20 SPARSITIES="0.9 0.95" OUT=runs/mine THREADS=4
+#   make DEVICE=cuda OUT=runs/gpu      trains, compiles, measures and reports on the GPU
 
 RECIPE ?= fashion-resnet8
 SPARSITIES ?= 0.8 0.9 0.95 0.98
-# where training runs: cpu, cuda or auto
+# where training runs: cpu, cuda or auto; with cuda artifacts are compiled for the GPU and measured on it as well
 DEVICE ?= cpu
+# what a GPU computes in
+DTYPE ?= float16
 OUT ?= runs/$(RECIPE)
 # CPU threads of training; latency is measured with one thread and with this many
 THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -lt 2 ] && echo $$n || echo 2)
@@ -21,7 +24,10 @@ CHECKPOINTS = $(OUT)/checkpoints
 NAMES = dense $(SPARSITIES:%=st3-unstructured-%) st3-2to4-0.5 gmp-unstructured-0.95
 DONE = $(NAMES:%=$(CHECKPOINTS)/%/checkpoint.json)
 TRAIN = $(ST3) train $(RECIPE) --out $(@D) --evaluation $(OUT)/evaluation --device $(DEVICE) --threads $(THREADS) --resume
-BENCH_THREADS = --threads 1 $(if $(filter-out 1,$(THREADS)),--threads $(THREADS))
+ON_GPU = $(filter cuda,$(DEVICE))
+# threads say nothing of a GPU
+BENCH_THREADS = --threads 1 $(if $(ON_GPU),,$(if $(filter-out 1,$(THREADS)),--threads $(THREADS)))
+COMPILE = $(if $(ON_GPU),--target cuda --dtype $(DTYPE))
 
 .DELETE_ON_ERROR:
 .PHONY: all setup train compile bench report bench-cpu $(NETWORKS:%=bench-cpu-%) check test test-native clean
@@ -53,7 +59,7 @@ compile: $(OUT)/artifacts/checked
 
 # rebuilds only what does not fit its checkpoint
 $(OUT)/artifacts/checked: $(DONE)
-	$(ST3) compile $(NAMES:%=$(CHECKPOINTS)/%) --out $(OUT)/artifacts --batch-size 1 --batch-size 32
+	$(ST3) compile $(NAMES:%=$(CHECKPOINTS)/%) --out $(OUT)/artifacts --batch-size 1 --batch-size 32 $(COMPILE)
 	$(ST3) check $(OUT)/artifacts
 	@touch $@
 

@@ -29,6 +29,11 @@ def cautions(session: Measurements, rows: Sequence[Row]) -> Iterator[str]:
             f"The machine was busy when the session began: load average {load[0]:.2f} "
             f"on {environment.machine.usable_cpus} CPUs."
         )
+    if any(record.target.device != "cpu" for record in session.artifacts):
+        yield (
+            "The latency of a GPU's artifact is the GPU's own time of one CUDA graph on a batch in its memory, with a "
+            "warm cache; the metrics latency_cold and latency_call have an emptied cache, and the transfers."
+        )
     names = {record.digest: f"{checkpoint_name(record)} with {record.backend}" for record in session.artifacts}
     for m in session.measurements:
         if m.metric == "latency" and m.failure is None:

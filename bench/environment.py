@@ -14,9 +14,11 @@ import msgspec
 
 from runtime.machine import cpu_flags
 
-PACKAGES = ("numpy", "onnxruntime", "torch", "msgspec", "st3")
+PACKAGES = ("numpy", "onnxruntime", "torch", "triton", "msgspec", "st3")
 _CPU = Path("/sys/devices/system/cpu/cpu0")
 _GIT_TIMEOUT_S = 10
+_SMI_TIMEOUT_S = 30
+_SMI_FIGURES = 7
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,8 +36,25 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpu_flags: tuple[str, ...]
 
 
+class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An NVIDIA GPU as its driver describes it at one moment; a figure that it withholds is 0."""
+
+    name: str
+    driver: str
+    memory_mib: float
+    sm_mhz: float
+    sm_max_mhz: float
+    memory_mhz: float
+    power_w: float
+    power_limit_w: float
+    temperature_c: float
+
+
 class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything about a session that is not a sample. ``load_average`` is over 1, 5 and 15 minutes, at the start."""
+    """Everything about a session that is not a sample. ``load_average`` is over 1, 5 and 15 minutes, at the start.
+
+    ``gpus`` are described at the start too, idle.
+    """
 
     started: str
     machine: Machine
@@ -44,6 +63,7 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     packages: dict[str, str]
     commit: str
     load_average: tuple[float, ...]
+    gpus: tuple[Gpu, ...] = ()
 
 
 def describe() -> Environment:
@@ -56,6 +76,7 @@ def describe() -> Environment:
         packages=_versions(),
         commit=_commit(),
         load_average=load_average(),
+        gpus=gpus(),
     )
 
 
@@ -70,6 +91,36 @@ def load_average() -> tuple[float, ...]:
         return tuple(round(value, 2) for value in os.getloadavg())
     except OSError:
         return ()
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """Every NVIDIA GPU of this machine; none where its driver's ``nvidia-smi`` is missing or fails."""
+    fields = (
+        "name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu"
+    )
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return parse_gpus(done.stdout) if done.returncode == 0 else ()
+
+
+def parse_gpus(text: str) -> tuple[Gpu, ...]:
+    """Read the lines that ``gpus`` asks ``nvidia-smi`` for; one of another form is left out."""
+    found = []
+    for line in text.splitlines():
+        name, *rest = (part.strip() for part in line.split(","))
+        if len(rest) == _SMI_FIGURES + 1:
+            found.append(Gpu(name, rest[0], *map(_figure, rest[1:])))
+    return tuple(found)
+
+
+def _figure(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def usable_cpus() -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import msgspec
 
-from bench.environment import Environment
+from bench.environment import Environment, Gpu
 from runtime.artifact import LayerEntry, Lineage, Target
 from runtime.errors import UserError
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Operand: TypeAlias = Literal["registers", "L1", "L2"]
 
-SCHEMA_VERSION = 2  # 2: the batch sizes of an artifact's target
+SCHEMA_VERSION = 3
+"""2: the batch sizes of an artifact's target. 3: GPUs, and what is proven of an artifact's layers on them."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,11 +122,12 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refu
 
 
 class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="end"):
-    """The last record. ``complete`` is false for a session that was interrupted."""
+    """The last record. ``complete`` is false for a session that was interrupted; ``gpus`` are as they were then."""
 
     ended: str
     load_average: tuple[float, ...]
     complete: bool
+    gpus: tuple[Gpu, ...] = ()
 
 
 Record = Session | ArtifactRecord | Measurement | Step | Peak | Refusal | End

@@ -27,6 +27,7 @@ class Metric(ABC):
     Attributes:
         unit: the unit of every sample.
         better: whether a lower or a higher value is the better one.
+        device_only: whether only artifacts that run on a device of its own, with a clock of its own, have it.
         scope: how often it is sampled. ``round``: many times, interleaved with the other artifacts, on a few
             batches that stay in memory. ``condition``: once per artifact and thread count, after the rounds.
             ``artifact``: once per artifact, at the largest thread count, over the whole evaluation set.
@@ -35,6 +36,7 @@ class Metric(ABC):
     unit: str
     better: Literal["lower", "higher"]
     scope: Literal["round", "condition", "artifact"]
+    device_only = False
 
     @abstractmethod
     def sample(self, engine: Engine, batches: Iterable[Batch]) -> list[float]:

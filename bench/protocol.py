@@ -55,6 +55,10 @@ class Participant:
         self.samples: dict[str, list[tuple[float, ...]]] = {}
         self.failure: str | None = None
 
+    def has(self, metric: str) -> bool:
+        """Whether a metric can be sampled of this artifact."""
+        return self.entry.record.target.device != "cpu" or not load_metric(metric).device_only
+
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
         """Let the worker run for the length of the block; a failure ends its part and nobody else's."""
@@ -199,7 +203,7 @@ def _rounds(participants: Sequence[Participant], settings: Settings, advance: Ca
             participant = participants[index]
             for metric in metrics:
                 advance(f"round {number} of {settings.rounds}")
-                if participant.failure is None:
+                if participant.failure is None and participant.has(metric):
                     calls = calls_per_turn(participant.latency_ms, settings)
                     participant.sample(metric, calls, settle_calls(calls, settings))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench.environment import describe, load_average, now, usable_cpus
+from bench.environment import describe, gpus, load_average, now, usable_cpus
 from bench.measurement import SCHEMA_VERSION, ArtifactRecord, End, Record, Refusal, Session, Settings, Writer
 from bench.process import ProcessWorker, anonymous
 from bench.protocol import Condition, Entry, measure, steps
@@ -151,7 +151,7 @@ def run_session(
         pass
     finally:
         if finished:
-            writer.write([End(ended=now(), load_average=load_average(), complete=complete)])
+            writer.write([End(ended=now(), load_average=load_average(), complete=complete, gpus=gpus())])
             writer.finish()
         else:
             writer.abandon()

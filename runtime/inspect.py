@@ -10,7 +10,11 @@ import msgspec
 from runtime.artifact import open_artifact
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
+
+    from runtime.artifact import LayerEntry, Manifest
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -41,17 +45,50 @@ def render(folder: Path) -> list[str | Table]:
         f"top-1 {'unknown' if lineage.accuracy is None else f'{lineage.accuracy:.4f}'}, commit {lineage.commit[:12]}",
         f"MACs per picture: {manifest.macs_dense:,} dense, {manifest.macs_nonzero:,} non-zero",
     ]
+    on_gpu = target.device == "cuda"
+    lines += _proof(manifest) if on_gpu else []
+    columns = _COLUMNS | (_GPU_COLUMNS if on_gpu else {}) | {"why": lambda layer: layer.reason}
     table = Table(box=None)
-    for heading in ("layer", "weight", "pattern", "density", "MACs non-zero", "format", "why"):
-        table.add_column(heading, no_wrap=heading != "why")
+    for heading in columns:
+        table.add_column(heading, no_wrap=heading not in ("why", "kernels"))
     for layer in manifest.layers:
-        table.add_row(
-            layer.name,
-            "x".join(map(str, layer.weight_shape)),
-            layer.pattern,
-            f"{layer.density:.4f}",
-            f"{layer.macs_nonzero:,}",
-            layer.format,
-            layer.reason,
-        )
+        table.add_row(*(cell(layer) for cell in columns.values()))
     return [*lines, table]
+
+
+_COLUMNS: dict[str, Callable[[LayerEntry], str]] = {
+    "layer": lambda layer: layer.name,
+    "weight": lambda layer: "x".join(map(str, layer.weight_shape)),
+    "pattern": lambda layer: layer.pattern,
+    "density": lambda layer: f"{layer.density:.4f}",
+    "MACs non-zero": lambda layer: f"{layer.macs_nonzero:,}",
+    "format": lambda layer: layer.format,
+}
+_GPU_COLUMNS: dict[str, Callable[[LayerEntry], str]] = {
+    "MACs used": lambda layer: _figure(layer.macs_usable, ","),
+    "us dense": lambda layer: _figure(layer.dense_us, ".2f"),
+    "us chosen": lambda layer: _figure(layer.chosen_us, ".2f"),
+    "error": lambda layer: _figure(layer.error, ".1e"),
+    "kernels": lambda layer: ", ".join(layer.kernels) or "-",
+}
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _proof(manifest: Manifest) -> list[str]:
+    """What was measured of the whole network, and what fewer bits cost."""
+    lines = []
+    proof = manifest.proof
+    if proof is not None:
+        where = f"measured on {proof.device}: " if proof.device else ""
+        times = ", ".join(f"{name} {us:.1f} us" for name, us in proof.networks_us.items())
+        lines.append(f"{where}{times}{'; ' if times and proof.note else ''}{proof.note}")
+    lost = sum(layer.underflows or 0 for layer in manifest.layers)
+    if manifest.target.dtype != "float32":
+        lines.append(
+            f"{lost:,} weights that are not zero become zero in {manifest.target.dtype}; answers may be "
+            f"{manifest.tolerance.relative:.1e} of the largest off"
+        )
+    return lines

@@ -14,16 +14,14 @@ from torch import Tensor, nn
 
 from compile.backend import Built, Effort, LayerFacts
 from compile.cuda import payload, proof, whole
+from compile.cuda.body import Body, open_body
 from compile.cuda.candidates import offer
 from compile.cuda.choice import Choice, place
 from compile.cuda.choose import by_measurement, by_model
-from compile.cuda.errors import Errors, emulated, errors, reference
-from compile.cuda.network import GpuNetwork
-from compile.cuda.sites import Site, sites
+from compile.cuda.errors import Errors, emulated, errors, exact
+from compile.cuda.sites import Site
 from compile.cuda.tune import Budget, measure_all
-from compile.graph import Graph
 from compile.network import Network
-from compile.passes.simplify import simplify
 from runtime.artifact import DeviceProof, Requirements, Target
 from runtime.cuda import gpu
 from runtime.errors import UserError
@@ -32,19 +30,22 @@ _EMULATED_PICTURES = 4
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One network to build: its graph, its layers, the golden data, and whether the target's GPU is here."""
+    """One network to build: its body, its layers, the golden data, and whether the target's GPU is here."""
 
-    graph: Graph
+    body: Body
     target: Target
     sites: dict[str, Site]
     inputs: Tensor
     golden: Tensor
     here: bool
 
-    def network(self, choices: Mapping[str, Choice]) -> GpuNetwork:
-        """The module of what was chosen, where it will run."""
-        layers = {name: place(site, choices[name].candidate) for name, site in self.sites.items()}
-        made = GpuNetwork(self.graph, layers, self.target.dtype, tuple(self.golden.shape)).eval()
+    def layers(self, choices: Mapping[str, Choice]) -> dict[str, nn.Module]:
+        """The modules of what was chosen, by output."""
+        return {name: place(site, choices[name].candidate) for name, site in self.sites.items()}
+
+    def network(self, layers: Mapping[str, nn.Module]) -> nn.Module:
+        """The network of such modules, where it will run."""
+        made = self.body.build(layers, self.target.dtype, tuple(self.golden.shape))
         return made.to("cuda") if self.here else made
 
 
@@ -52,7 +53,7 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
     """Write ``folder/payload``; ``folder/golden`` is there already.
 
     Raises:
-        UserError: the network holds an operator that the graph lacks, or Inductor refused it.
+        UserError: the network cannot be read, or its answers are not finite in the target's dtype.
     """
     job = open_job(network, target, folder)
     if job.here:
@@ -66,11 +67,11 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
 
 
 def open_job(network: Network, target: Target, folder: Path) -> Job:
-    """Read the graph and the golden data."""
-    graph = simplify(network.graph())
+    """Read the network and the golden data."""
+    body = open_body(network)
     inputs, golden = (torch.from_numpy(np.load(folder / "golden" / f"{name}.npy")) for name in ("inputs", "outputs"))
     here = gpu.architecture() == target.architecture
-    return Job(graph, target, sites(graph, target.batch_size, target.dtype), inputs, golden, here)
+    return Job(body, target, body.sites(target.batch_size, target.dtype), inputs, golden, here)
 
 
 def choose(job: Job, effort: Effort) -> dict[str, Choice]:
@@ -87,13 +88,14 @@ def choose(job: Job, effort: Effort) -> dict[str, Choice]:
 
 def _build_elsewhere(job: Job, choices: dict[str, Choice], folder: Path) -> Built:
     """Without the GPU: what was modelled, exported; errors of an emulation on some pictures."""
-    pictures = min(_EMULATED_PICTURES, job.target.batch_size)
-    shape = (pictures, *job.golden.shape[1:])
-    rounded = emulated(job.graph, pictures, job.target.dtype, shape)
-    found = errors(
-        rounded, reference(job.graph, pictures, shape), job.inputs[:pictures], job.golden[:pictures], job.sites
-    )
-    payload.write_program(payload.export(job.network(choices), job.inputs), folder)
+    size = min(_EMULATED_PICTURES, job.target.batch_size) if job.body.any_batch else job.target.batch_size
+    shape = (size, *job.golden.shape[1:])
+    some = job.body.sites(size, job.target.dtype)
+    layers, exact_layers = emulated(some), exact(some)
+    rounded = job.body.build(layers, job.target.dtype, shape)
+    reference = job.body.build(exact_layers, "float32", shape)
+    found = errors(rounded, layers, reference, exact_layers, job.inputs[:size], job.golden[:size])
+    payload.write_program(payload.export(job.network(job.layers(choices)), job.inputs), folder)
     note = f"no {job.target.architecture} here: layers by the cost model, errors emulated, to be compiled when loaded"
     return _built(job, choices, found, {}, DeviceProof(note=note))
 
@@ -105,13 +107,17 @@ def _build_here(job: Job, choices: dict[str, Choice], folder: Path, effort: Effo
     if effort.tune:
         effort.report("measuring whole networks")
         choices, times, note = settle(job, choices, inputs)
-    network = job.network(choices)
-    exact = reference(job.graph, job.target.batch_size, tuple(job.golden.shape)).to("cuda")
-    found = errors(network, exact, inputs, job.golden.to("cuda"), job.sites)
-    del exact
+    layers = job.layers(choices)
+    network = job.network(layers)
+    exact_layers = exact(job.sites)
+    reference = job.body.build(exact_layers, "float32", tuple(job.golden.shape)).to("cuda")
+    found = errors(network, layers, reference, exact_layers, inputs, job.golden.to("cuda"))
+    del reference, exact_layers
     effort.report("compiling with Inductor")
     function, form_note, form_times = _write(network, inputs, folder, effort)
-    names = _kernels(job, network, function, inputs)
+    by_layer, seen = proof.kernels_by_layer(network, layers, inputs), proof.kernels_of(function, inputs)
+    # those alone that the payload was seen to start
+    names = {name: tuple(kernel for kernel in kernels if kernel in seen) for name, kernels in by_layer.items()}
     made = DeviceProof(gpu.name(), gpu.versions(), times | form_times, "; ".join(filter(None, (note, form_note))))
     return _built(job, choices, found, names, made)
 
@@ -119,7 +125,7 @@ def _build_here(job: Job, choices: dict[str, Choice], folder: Path, effort: Effo
 def settle(job: Job, choices: dict[str, Choice], inputs: Tensor) -> tuple[dict[str, Choice], dict[str, float], str]:
     """What the whole network says: the fastest of nested subsets of the sparse choices, and all their times."""
     candidates = whole.versions(choices)
-    timings = whole.measure({name: job.network(version) for name, version in candidates.items()}, inputs)
+    timings = whole.measure({name: job.network(job.layers(version)) for name, version in candidates.items()}, inputs)
     best = whole.fastest(timings)
     times = {name: round(timing.us, 2) for name, timing in timings.items()}
     if len(candidates) == 1:
@@ -128,7 +134,7 @@ def settle(job: Job, choices: dict[str, Choice], inputs: Tensor) -> tuple[dict[s
 
 
 def _write(
-    network: GpuNetwork, inputs: Tensor, folder: Path, effort: Effort
+    network: nn.Module, inputs: Tensor, folder: Path, effort: Effort
 ) -> tuple[Callable[[Tensor], Tensor], str, dict[str, float]]:
     """Write the faster form of the network: Inductor's package, or the program as it is if Inductor refuses it."""
     program = payload.export(network, inputs)
@@ -150,20 +156,6 @@ def _write(
     (folder / payload.PACKAGE).unlink()
     payload.write_program(program, folder)
     return network, "as exported is faster than compiled by Inductor", times
-
-
-def _kernels(
-    job: Job, network: GpuNetwork, function: Callable[[Tensor], Tensor], inputs: Tensor
-) -> dict[str, tuple[str, ...]]:
-    """Per layer the kernels that it started, of those that the payload was seen to start."""
-    by_layer = proof.kernels_by_layer(network, _layer_modules(job, network), inputs)
-    seen = proof.kernels_of(function, inputs)
-    return {name: tuple(kernel for kernel in kernels if kernel in seen) for name, kernels in by_layer.items()}
-
-
-def _layer_modules(job: Job, network: GpuNetwork) -> dict[str, nn.Module]:
-    pairs = zip(job.graph.nodes, network.nodes, strict=True)
-    return {node.output: module for node, module in pairs if node.output in job.sites}
 
 
 def _built(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import final
 
 import msgspec
@@ -12,9 +13,7 @@ from torch import Tensor, nn
 from compile.cuda.choice import Candidate, place
 from compile.cuda.format import DENSE
 from compile.cuda.formats.dense import PLAIN, Config
-from compile.cuda.network import GpuNetwork
-from compile.cuda.sites import Site, sites
-from compile.graph import Graph
+from compile.cuda.sites import Site
 
 
 class Errors(msgspec.Struct, frozen=True):
@@ -45,48 +44,62 @@ def _plain(site: Site) -> nn.Module:
     return place(msgspec.structs.replace(site, problem=problem), Candidate(DENSE, Config(PLAIN), problem))
 
 
-def emulated(graph: Graph, batch: int, dtype: str, output_shape: tuple[int, ...]) -> GpuNetwork:
-    """The network in ``dtype`` for machines that have no GPU: what is stored is rounded, what is summed is not."""
-    layers = {name: _Rounded(site) for name, site in sites(graph, batch, dtype).items()}
-    return GpuNetwork(graph, layers, dtype, output_shape)
+def emulated(sites: Mapping[str, Site]) -> dict[str, nn.Module]:
+    """Layers for machines that have no GPU: what is stored is rounded, what is summed is not."""
+    return {name: _Rounded(site) for name, site in sites.items()}
 
 
-def reference(graph: Graph, batch: int, output_shape: tuple[int, ...]) -> GpuNetwork:
-    """The network in float32 with torch's own ops."""
-    layers = {name: _plain(site) for name, site in sites(graph, batch, "float32").items()}
-    return GpuNetwork(graph, layers, "float32", output_shape)
+def exact(sites: Mapping[str, Site]) -> dict[str, nn.Module]:
+    """Layers in float32 with torch's own ops."""
+    return {name: _plain(site) for name, site in sites.items()}
 
 
 def errors(
-    network: GpuNetwork, exact: GpuNetwork, inputs: Tensor, golden: Tensor, layers: Mapping[str, Site]
+    network: nn.Module,
+    layers: Mapping[str, nn.Module],
+    reference: nn.Module,
+    exact_layers: Mapping[str, nn.Module],
+    inputs: Tensor,
+    golden: Tensor,
 ) -> Errors:
-    """Run both on the same inputs, where these lie.
+    """Run two networks on the same inputs, where these lie, and compare each layer's result and the last one.
 
     Args:
         network: in the target's dtype.
-        exact: the same in float32, on the same device.
+        layers: its layers, modules inside it.
+        reference: the same in float32, on the same device.
+        exact_layers: its layers.
         inputs: float32 ``(B, C, H, W)``.
         golden: what the source itself answers.
-        layers: whose results are compared.
     """
     wanted: dict[str, Tensor] = {}
     found: dict[str, float] = {}
 
     def keep(name: str, value: Tensor) -> None:
-        if name in layers:
-            wanted[name] = value
+        wanted[name] = value
 
     def compare(name: str, value: Tensor) -> None:
-        if name in layers:
-            y32 = wanted.pop(name)
-            found[name] = float((value.to(torch.float32) - y32).norm() / y32.norm().clamp_min(1e-30))
+        y32 = wanted.pop(name)
+        found[name] = float((value.to(torch.float32) - y32).norm() / y32.norm().clamp_min(1e-30))
 
-    exact.watch, network.watch = keep, compare
-    try:
-        with torch.inference_mode():
-            exact(inputs)
+    with torch.inference_mode():
+        with _watched(exact_layers, keep):
+            reference(inputs)
+        with _watched(layers, compare):
             result = network(inputs)
-    finally:
-        exact.watch = network.watch = None
     largest = float(golden.abs().max()) or 1.0
     return Errors(found, float((result - golden).abs().max()) / largest)
+
+
+@contextmanager
+def _watched(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Show each layer's result as it is made."""
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: see(name, output))
+        for name, module in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -17,17 +17,13 @@ from compile.graph import AdaptivePool, Concat, Conv, Elementwise, Graph, LayerN
 
 @final
 class GpuNetwork(nn.Module):
-    """``forward(x)``: float32 ``(B, C, H, W)`` in, float32 of the network's own output shape out.
-
-    ``watch``, if it is set, is given every value by name as it is made: what tests and proofs look at.
-    """
+    """``forward(x)``: float32 ``(B, C, H, W)`` in, float32 of the network's own output shape out."""
 
     def __init__(
         self, graph: Graph, layers: Mapping[str, nn.Module], dtype: str, output_shape: tuple[int, ...]
     ) -> None:
         super().__init__()
         self.graph, self.dtype, self.output_shape = graph, DTYPES[dtype], output_shape
-        self.watch: Callable[[str, Tensor], None] | None = None
         self.nodes = nn.ModuleList(_module(node, graph.shapes, layers, self.dtype) for node in graph.nodes)
         self.last_use = _last_uses(graph)
 
@@ -36,8 +32,6 @@ class GpuNetwork(nn.Module):
         values = {self.graph.input: x.to(self.dtype).contiguous(memory_format=torch.channels_last)}
         for index, (node, module) in enumerate(zip(self.graph.nodes, self.nodes, strict=True)):
             values[node.output] = _call(node, module, values)
-            if self.watch is not None:
-                self.watch(node.output, values[node.output])
             for name in self.last_use.get(index, ()):
                 del values[name]
         return values[self.graph.output].reshape(self.output_shape).to(torch.float32)

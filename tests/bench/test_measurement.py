@@ -60,7 +60,7 @@ def test_records_are_on_disk_as_soon_as_they_are_written(session: Measurements, 
     ("line", "old", "new", "where"),
     [
         (1, '"type":"session"', '"type":"something"', "line 1, field type"),
-        (1, '"schema_version":1', '"schema_version":99', "line 1, field schema_version: 99 is newer than 2"),
+        (1, '"schema_version":1', '"schema_version":99', "line 1, field schema_version: 99 is newer than 3"),
         (1, '"schema_version":1,', "", "line 1: not a measurement file"),
         (1, "{", "", "line 1: not a measurement file"),
         (1, '"rounds":1', '"rounds":"many"', "line 1, field settings.rounds"),

@@ -26,6 +26,14 @@ class SumEngine(Engine):
         return {"y": np.stack([np.zeros_like(mean), mean], axis=1)}
 
 
+class DeviceEngine(SumEngine):
+    """Has a device that takes 2 ms, and 3 ms where its caches are empty."""
+
+    def device_ms(self, inputs: Mapping[str, NDArray[np.float32]], cold: bool = False) -> float | None:
+        self.checked_input(inputs)
+        return 3.0 if cold else 2.0
+
+
 @pytest.fixture
 def engine() -> Engine:
     manifest = Manifest(
@@ -60,6 +68,8 @@ def test_every_metric_samples_finite_numbers_in_its_unit(name: str, engine: Engi
     assert metric.unit
     assert metric.better in ("lower", "higher")
     assert metric.scope in ("round", "condition", "artifact")
+    if metric.device_only:
+        engine = DeviceEngine(engine.artifact, 1)
     samples = metric.sample(engine, batches([1.0] * 8, [1] * 8))
     assert samples
     assert all(type(value) is float and np.isfinite(value) and value >= 0 for value in samples)
@@ -68,7 +78,16 @@ def test_every_metric_samples_finite_numbers_in_its_unit(name: str, engine: Engi
 def test_the_metrics_of_the_scopes_are_all_metrics() -> None:
     scopes = [metric_names(scope) for scope in ("round", "condition", "artifact")]
     assert sorted(name for scope in scopes for name in scope) == metric_names()
-    assert metric_names("round") == ["latency"]
+    assert metric_names("round") == ["latency", "latency_call", "latency_cold"]
+    assert [name for name in metric_names() if load_metric(name).device_only] == ["latency_call", "latency_cold"]
+
+
+def test_a_device_has_a_clock_of_its_own(engine: Engine) -> None:
+    device = DeviceEngine(engine.artifact, 1)
+    given = batches([1.0] * 8, [1] * 8)
+    assert load_metric("latency").sample(device, given) == [2.0, 2.0]
+    assert load_metric("latency_cold").sample(device, given) == [3.0, 3.0]
+    assert all(0 < ms < 1000 and ms != 2.0 for ms in load_metric("latency_call").sample(device, given))
 
 
 def test_accuracy_by_hand_with_a_short_last_batch(engine: Engine) -> None:
@@ -87,5 +106,5 @@ def test_size_counts_the_payload_alone(engine: Engine) -> None:
 
 
 def test_an_unknown_metric_lists_the_valid_ones() -> None:
-    with pytest.raises(UserError, match="accuracy, latency, memory, size"):
+    with pytest.raises(UserError, match="accuracy, latency, latency_call, latency_cold, memory, size"):
         load_metric("beauty")

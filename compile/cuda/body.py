@@ -1,0 +1,88 @@
+"""A network apart from its layers' formats: the compiler's graph where that can read it, torch's program elsewhere."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import final
+
+from torch import fx, nn
+
+from compile.cuda.network import GpuNetwork
+from compile.cuda.sites import Site, sites
+from compile.cuda.swap import SwappedNetwork, program_sites
+from compile.graph import Graph
+from compile.network import Network
+from compile.passes.simplify import simplify
+from runtime.errors import UserError
+
+
+class Body(ABC):
+    """What a network is made of beside its layers.
+
+    Attributes:
+        any_batch: whether it can be built for any number of pictures, or only for one that is written into it.
+    """
+
+    any_batch: bool
+
+    @abstractmethod
+    def sites(self, batch: int, dtype: str) -> dict[str, Site]:
+        """The layers by the value that they make, in execution order."""
+
+    @abstractmethod
+    def build(self, layers: Mapping[str, nn.Module], dtype: str, output_shape: tuple[int, ...]) -> nn.Module:
+        """The network with modules for its layers: float32 ``(B, C, H, W)`` in, float32 ``output_shape`` out."""
+
+
+@final
+class GraphBody(Body):
+    """The compiler's own graph: epilogues are fused, everything lies channels last."""
+
+    any_batch = True
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def sites(self, batch: int, dtype: str) -> dict[str, Site]:
+        """See ``Body.sites``."""
+        return sites(self.graph, batch, dtype)
+
+    def build(self, layers: Mapping[str, nn.Module], dtype: str, output_shape: tuple[int, ...]) -> nn.Module:
+        """See ``Body.build``."""
+        return GpuNetwork(self.graph, layers, dtype, output_shape).eval()
+
+
+@final
+class ProgramBody(Body):
+    """Torch's exported program, for networks that the graph has no words for (attention): layers alone are swapped."""
+
+    any_batch = False
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+
+    def sites(self, batch: int, dtype: str) -> dict[str, Site]:
+        """See ``Body.sites``; the batch is the program's."""
+        del batch
+        return program_sites(self.module, dtype)
+
+    def build(self, layers: Mapping[str, nn.Module], dtype: str, output_shape: tuple[int, ...]) -> nn.Module:
+        """See ``Body.build``."""
+        return SwappedNetwork(self.module, layers, dtype, output_shape).eval()
+
+
+def open_body(network: Network) -> Body:
+    """The network's graph, or its program.
+
+    Raises:
+        UserError: the graph lacks an operator and there is no program (the network came as an ONNX file).
+    """
+    try:
+        return GraphBody(simplify(network.graph()))
+    except UserError as refusal:
+        try:
+            program = network.program()
+        except UserError:
+            raise refusal from None
+        return ProgramBody(program.module(check_guards=False))
