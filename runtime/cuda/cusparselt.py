@@ -7,6 +7,8 @@ channels last again: no copy on either side. ReLU and residual are a pass of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -26,9 +28,9 @@ def search(weight: Tensor, rows: Tensor, bias: Tensor) -> tuple[int, int, int, i
         rows: ``(B H W, C)``.
         bias: ``(N,)`` in the dtype of the others.
     """
-    from torch._C import _cusparselt  # type: ignore[attr-defined] # torch has it where it was built with cuSPARSELt
-
-    found = _cusparselt.mm_search(weight, rows.t(), bias, None, None, True)
+    # torch has it where it was built with cuSPARSELt; its stubs do not
+    mm_search: Callable[..., tuple[int, ...]] = torch._C._cusparselt.mm_search  # type: ignore[attr-defined]
+    found = mm_search(weight, rows.t(), bias, None, None, True)
     algorithm, split, mode, most = (int(value) for value in found)
     return algorithm, split, mode, most
 
@@ -60,8 +62,15 @@ def cusparselt_linear(
         raise UserError(f"st3::cusparselt_linear runs on an NVIDIA GPU, but its input is on {x.device}; move it")
     batch, channels, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    how = {"transpose_result": True, "alg_id": algorithm, "split_k": split, "split_k_mode": mode}
-    y = torch._cslt_sparse_mm(weight, rows.t(), bias if residual is None else None, **how)
+    y = torch._cslt_sparse_mm(
+        weight,
+        rows.t(),
+        bias if residual is None else None,
+        transpose_result=True,
+        alg_id=algorithm,
+        split_k=split,
+        split_k_mode=mode,
+    )
     image = y.view(batch, height, width, -1).permute(0, 3, 1, 2)
     if residual is not None:
         from runtime.cuda.epilogue import add_in_place

@@ -162,8 +162,11 @@ def launch(
     first, last = int(not early), 1 if tuple(cluster) == (1, 1, 1) else 2
     used = (_Attribute * 2)(*attributes[first:last])
     config = _LaunchConfig(tuple(grid), (threads, 1, 1), shared_bytes, stream, used, last - first)
-    structs = isinstance(parameters, ctypes.Structure)
-    values = [parameters] if structs else [ctypes.c_void_p(pointer) for pointer in parameters]
+    values: list[ctypes.Structure | ctypes.c_void_p]
+    if isinstance(parameters, ctypes.Structure):
+        values = [parameters]
+    else:
+        values = [ctypes.c_void_p(pointer) for pointer in parameters]
     arguments = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
     _check(_driver().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(handle), arguments, None), "launch")
 

@@ -52,7 +52,7 @@ def not_two_of_four(weight: Tensor) -> str | None:
     """Where a weight ``(N, C, R, S)`` breaks the pattern along its inputs; ``None`` if it keeps it."""
     channels = weight.shape[1]
     padded = torch.nn.functional.pad(weight != 0, (0, 0, 0, 0, 0, -channels % 4))
-    kept = padded.unflatten(1, (-1, 4)).sum(2)
+    kept = _cut(padded, 1, -1, 4).sum(2)
     broken = int((kept > 2).sum())
     return f"not 2:4: {broken} of {kept.numel()} groups of four inputs keep more than two" if broken else None
 
@@ -68,14 +68,14 @@ def pack(weight: Tensor) -> dict[str, Tensor]:
     A zero that is not kept loses its sign.
     """
     assert not_two_of_four(weight) is None, "reject says what can be packed"
-    fours = _blocks(weight).unflatten(-1, (16, 4))  # (M, C, T, 64, 16, 4)
+    fours = _cut(_blocks(weight), -1, 16, 4)  # (M, C, T, 64, 16, 4)
     key = 2 * (fours != 0).to(torch.int8) + (fours.view(torch.int16) != 0).to(torch.int8)
     places = key.argsort(dim=-1, descending=True, stable=True)[..., :2].sort(dim=-1).values
     values = fours.gather(-1, places).flatten(-2)  # (M, C, T, 64, 32)
-    cores = values.unflatten(-1, (4, 8)).transpose(-2, -3)  # (M, C, T, 4, 64, 8)
+    cores = _cut(values, -1, 4, 8).transpose(-2, -3)  # (M, C, T, 4, 64, 8)
     nibbles = places[..., 0] | places[..., 1] << 2  # (M, C, T, 64, 16)
-    quarters = (nibbles.unflatten(-1, (4, 4)) << torch.tensor(_NIBBLES)).sum(-1)  # (M, C, T, 64, 4)
-    rows = quarters.unflatten(-2, (4, 2, 8))  # 16 channels, their upper or lower half, channel
+    quarters = (_cut(nibbles, -1, 4, 4) << torch.tensor(_NIBBLES)).sum(-1)  # (M, C, T, 64, 4)
+    rows = _cut(quarters, -2, 4, 2, 8)  # 16 channels, their upper or lower half, channel
     words = rows[..., 0, :, :] | rows[..., 1, :, :] << 16  # (M, C, T, 4, 8, 4)
     words = torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
     packed = torch.cat([_bytes(cores), _bytes(words)], -1)
@@ -85,13 +85,14 @@ def pack(weight: Tensor) -> dict[str, Tensor]:
 def unpack(buffers: dict[str, Tensor], shape: Sequence[int]) -> Tensor:
     """The weight ``(N, C, R, S)`` that was packed."""
     packed, dtype = buffers["weight"], buffers["like"].dtype
-    values = packed[..., :_VALUES].contiguous().view(dtype).unflatten(-1, (4, BLOCK, 8)).transpose(-2, -3).flatten(-2)
-    words = packed[..., _VALUES:].contiguous().view(torch.int32).long().unflatten(-1, (4, 8, 4))
+    cores = _cut(packed[..., :_VALUES].contiguous().view(dtype), -1, 4, BLOCK, 8)
+    values = cores.transpose(-2, -3).flatten(-2)  # (M, C, T, 64, 32)
+    words = _cut(packed[..., _VALUES:].contiguous().view(torch.int32).long(), -1, 4, 8, 4)
     quarters = torch.stack([words & 0xFFFF, (words >> 16) & 0xFFFF], -3).flatten(-4, -2)  # (M, C, T, 64, 4)
     nibbles = (quarters[..., None] >> torch.tensor(_NIBBLES)) & 15
     places = torch.stack([nibbles & 3, nibbles >> 2], -1).flatten(-3, -2)  # (M, C, T, 64, 16, 2)
     blocks = values.new_zeros(*values.shape[:-1], 16, 4)
-    blocks.scatter_(-1, places, values.unflatten(-1, (16, 2)))
+    blocks.scatter_(-1, places, _cut(values, -1, 16, 2))
     dense = blocks.flatten(-2).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     return dense[: shape[0], : shape[1]].reshape(tuple(shape)).contiguous()
 
@@ -152,6 +153,11 @@ def _shape(problem: ConvProblem) -> Shape:
     return Shape(problem.outputs, *problem.kernel, *problem.stride, *problem.padding, *problem.dilation)
 
 
+def _cut(tensor: Tensor, dim: int, *sizes: int) -> Tensor:
+    made: Tensor = tensor.unflatten(dim, sizes)  # type: ignore[no-untyped-call]
+    return made
+
+
 def _bytes(block: Tensor) -> Tensor:
     """``(M, C, T, ...)`` as ``(M, C, T, bytes)``."""
     return block.contiguous().view(torch.uint8).flatten(3)
@@ -162,11 +168,14 @@ def _blocks(weight: Tensor) -> Tensor:
     outputs, channels = weight.shape[:2]
     padded = weight.new_zeros(-(-outputs // BLOCK) * BLOCK, -(-channels // BLOCK) * BLOCK, *weight.shape[2:])
     padded[:outputs, :channels] = weight
-    return padded.flatten(2).unflatten(0, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).permute(0, 2, 4, 1, 3)
+    return _cut(_cut(padded.flatten(2), 0, -1, BLOCK), 2, -1, BLOCK).permute(0, 2, 4, 1, 3)
 
 
 def _launches(problem: ConvProblem) -> list[Launch]:
-    """Hopper's, in which all fits: registers, shared memory, what a tensor map can say."""
+    """Hopper's, in which all fits: registers, shared memory, what a tensor map can say.
+
+    Blocks that share patches by multicast (``share``) were always slower on an H100, so none does.
+    """
     shape, found = _shape(problem), []
     outputs, channels = -(-problem.outputs // BLOCK), -(-problem.channels // BLOCK)
     pointwise = problem.kernel == (1, 1)
@@ -182,22 +191,13 @@ def _launches(problem: ConvProblem) -> list[Launch]:
         if not hopper.mappable(shape, problem.height, problem.width, grid):
             continue
         each = tuple(range(8, 3, -1)) if gather or pointwise else tuple(range(6, 2, -1))
-        for share in (1, 2) if outputs > tiles * groups else (1,):
-            options = (
-                Launch(
-                    tiles,
-                    groups,
-                    pixels,
-                    stages,
-                    stages if gather or pointwise else patches,
-                    share,
-                    split,
-                    gather,
-                    resident,
-                )
-                for stages, patches in product(each, (3, 2))
+        options = (
+            Launch(
+                tiles, groups, pixels, stages, stages if gather or pointwise else patches, 1, split, gather, resident
             )
-            found += [launch for launch in options if _fits(launch, grid)][:1]
+            for stages, patches in product(each, (3, 2))
+        )
+        found += [launch for launch in options if _fits(launch, grid)][:1]
     return found
 
 
