@@ -1,24 +1,51 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU, from a bare source tree: GPU tests, a training run of each kind on the GPU, compiled
-# and checked, then one short table. JSON lines go to OUT (default: gpu-results).
+# On a machine with an NVIDIA GPU, from a bare source tree: GPU tests, the benchmark of single layers, that of whole
+# networks, and the pipeline once (train, compile, check, bench, report), then one short table. JSON lines go to OUT.
 #
-#   scripts/gpu_run.sh [--dry-run] [OUT]     --dry-run: the same on the CPU in a minute, to rehearse
+#   scripts/gpu_run.sh [--dry-run] [--only PARTS] [OUT]
+#
+# --dry-run   the same on the CPU in a minute or two, on tiny pictures, to rehearse: no figure of it means anything
+# --only      some of: tests,layers,network,pipeline (default all; network takes longest)
+# OUT         default gpu-results; what is there already is kept and added to
+#
+# NETWORKS (resnet50:32 ...), WEIGHTS (2to4 st3_95 ...) and BENCH_OPTIONS (--no-autotune, --package) choose what
+# network measures; max-autotune takes minutes a network, and its results are kept in $OUT/../gpu-cache.
 #
 # Uses the python3 on the PATH and installs nothing: it needs torch, torchvision, numpy, msgspec, safetensors, click,
-# rich, onnx, onnxruntime and onnxscript there (PYTHONPATH may name a folder with what is missing).
+# rich, jinja2, plotly, onnx, onnxruntime and onnxscript there (PYTHONPATH may name a folder with what is missing).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-device=cuda epochs=()
-if [ "${1:-}" = --dry-run ]; then device=cpu epochs=(--epochs 0.02); shift; fi
+device=cuda dry='' only=tests,layers,network,pipeline
+while [ $# -gt 0 ]; do
+  case $1 in
+    --dry-run) device=cpu dry=1 ;;
+    --only) only=$2; shift ;;
+    -*) echo "error: unknown option $1; see the head of $0" >&2; exit 2 ;;
+    *) break ;;
+  esac
+  shift
+done
+for part in ${only//,/ }; do
+  case $part in
+    tests | layers | network | pipeline) ;;
+    *) echo "error: --only $part is no part; the parts are tests,layers,network,pipeline" >&2; exit 2 ;;
+  esac
+done
 out=${1:-gpu-results}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
 python=${PYTHON:-python3}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-rm -rf "$out"; mkdir -p "$out"
+cache=$(dirname "$out")/gpu-cache
+export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$cache/inductor} XDG_CACHE_HOME=${XDG_CACHE_HOME:-$cache}
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$cache/triton}
+wants() { case ",$only," in *",$1,"*) return 0 ;; *) return 1 ;; esac; }
 
 "$python" - "$device" <<'PY'
 import importlib.util, sys
-missing = [n for n in ("torch", "torchvision", "numpy", "msgspec", "safetensors", "click", "rich", "onnxruntime", "onnxscript")
-           if importlib.util.find_spec(n) is None]
+needed = ("torch", "torchvision", "numpy", "msgspec", "safetensors", "click", "rich", "jinja2", "plotly", "onnxruntime",
+          "onnxscript")
+missing = [name for name in needed if importlib.util.find_spec(name) is None]
 if missing:
     sys.exit(f"error: python3 lacks {' '.join(missing)}; install them or name a folder that holds them in PYTHONPATH")
 import torch
@@ -26,27 +53,56 @@ if sys.argv[1] == "cuda" and not torch.cuda.is_available():
     sys.exit("error: torch finds no NVIDIA GPU; rehearse with --dry-run")
 PY
 
-echo "== tests that need a GPU"
-"$python" -m pytest -m gpu -p no:cacheprovider || [ $? = 5 ]
+if wants tests; then
+  echo "== tests that need a GPU"
+  "$python" -m pytest -m gpu -p no:cacheprovider -q | tee "$out/tests.txt" || [ "${PIPESTATUS[0]}" = 5 ]
+fi
 
-echo "== training on $device"
-for run in "dense" "st3 --sparsity 0.95" "st3 --pattern 2:4" "gmp --sparsity 0.95"; do
-  # shellcheck disable=SC2086 # the words of $run are options
-  "$python" -m train fashion-resnet8 --method $run --device "$device" "${epochs[@]}" --json \
-    --out "$out/checkpoints/$(echo "$run" | tr -d ' -' | tr ':' 'x')" --evaluation "$out/evaluation" >> "$out/train.jsonl"
-done
+if wants layers; then
+  echo "== single layers, format by format"
+  for script in scripts/bench_layers_*.py; do
+    [ -e "$script" ] || continue
+    "$python" "$script" ${dry:+--dry-run} --out "$out/single.jsonl"
+  done
+fi
 
-echo "== compiling and checking what was trained"
-"$python" -m st3 compile "$out"/checkpoints/* --out "$out/artifacts" --backend native --backend onnxruntime
-"$python" -m st3 check "$out/artifacts"
+if wants network; then
+  echo "== whole networks"
+  if [ -n "$dry" ]; then
+    networks=${NETWORKS:-resnet18:1} weights=${WEIGHTS:-2to4} options=(--no-autotune)
+  else
+    networks=${NETWORKS:-resnet50:32 resnet50:128 resnet50:1 resnet18:32} weights=${WEIGHTS:-2to4 st3_95 st3_98}
+    read -r -a options <<<"${BENCH_OPTIONS:-}"
+  fi
+  # shellcheck disable=SC2086 # lists of words
+  "$python" scripts/bench_gpu.py $networks $(printf -- '--weights %s ' $weights) --out "$out" "${options[@]}" |
+    tee -a "$out/table.txt"
+fi
 
-"$python" - "$out/train.jsonl" <<'PY'
-import json, sys
-import torch
-name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU (rehearsal, no figure to keep)"
-print(f"== {name}, torch {torch.__version__}")
-print(f"{'method':8} {'pattern':13} {'sparsity':>8} {'top-1':>7} {'seconds':>8}")
-for line in open(sys.argv[1]):
-    row = json.loads(line)
-    print(f"{row['method']:8} {row['pattern']:13} {row['sparsity']:8.4f} {row['accuracy']:7.4f} {row['train_seconds']:8.1f}")
-PY
+if wants pipeline; then
+  echo "== the pipeline on $device: train, compile, check, bench, report"
+  run=$(mktemp -d)
+  trap 'rm -rf "$run"' EXIT
+  epochs=(--epochs 1) target=(--target cuda) bench=(--threads 1)
+  if [ -n "$dry" ]; then
+    epochs=(--epochs 0.02) target=(--target cuda --arch sm_90) bench=(--threads 1 --seconds 0.2)
+  fi
+  common=(--device "$device" "${epochs[@]}" --evaluation "$run/evaluation")
+  "$python" -m st3 train fashion-resnet8 --method dense "${common[@]}" --out "$run/checkpoints/dense"
+  "$python" -m st3 train fashion-resnet8 --pattern 2:4 "${common[@]}" --out "$run/checkpoints/st3-2to4-0.5"
+  "$python" -m st3 compile "$run"/checkpoints/* --out "$run/artifacts" --batch-size 32 --backend inductor "${target[@]}"
+  "$python" -m st3 inspect "$run/artifacts/st3-2to4-0.5/inductor-cuda-float16-b32" | tee "$out/inspect.txt"
+  if [ -n "$dry" ]; then
+    # what was compiled for a GPU is refused here, in words; the rest is rehearsed with the CPU's backend
+    "$python" -m st3 check "$run/artifacts" || true
+    rm -rf "$run/artifacts"
+    "$python" -m st3 compile "$run"/checkpoints/* --out "$run/artifacts" --batch-size 32 --backend onnxruntime
+  fi
+  "$python" -m st3 check "$run/artifacts"
+  "$python" -m st3 bench "$run/artifacts" --evaluation "$run/evaluation" "${bench[@]}" --out "$out/pipeline.jsonl"
+  "$python" -m st3 report "$out/pipeline.jsonl" --out "$run/report"
+  cp "$run/report/report.md" "$out/report.md"
+fi
+
+echo "== results in $out"
+[ ! -e "$out/table.txt" ] || cat "$out/table.txt"

@@ -114,7 +114,7 @@ def _build_here(job: Job, choices: dict[str, Choice], folder: Path, effort: Effo
     found = errors(network, layers, reference, exact_layers, inputs, job.golden.to("cuda"))
     del reference, exact_layers
     effort.report("compiling with Inductor")
-    function, form_note, form_times = _write(network, inputs, folder, effort)
+    function, form_note, form_times = write(network, inputs, folder, effort)
     by_layer, seen = proof.kernels_by_layer(network, layers, inputs), proof.kernels_of(function, inputs)
     # those alone that the payload was seen to start
     names = {name: tuple(kernel for kernel in kernels if kernel in seen) for name, kernels in by_layer.items()}
@@ -133,7 +133,7 @@ def settle(job: Job, choices: dict[str, Choice], inputs: Tensor) -> tuple[dict[s
     return candidates[best], times, f"{best} is the fastest whole network"
 
 
-def _write(
+def write(
     network: nn.Module, inputs: Tensor, folder: Path, effort: Effort
 ) -> tuple[Callable[[Tensor], Tensor], str, dict[str, float]]:
     """Write the faster form of the network: Inductor's package, or the program as it is if Inductor refuses it."""

@@ -116,7 +116,8 @@ class SwappedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.dtype, self.output_shape = DTYPES[dtype], output_shape
-        self.body = _swapped(module, layers, self.dtype)
+        # the layers are in it already, but for what a format keeps in float32
+        self.body = swap_layers(copy.deepcopy(module).to(self.dtype), layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -125,8 +126,8 @@ class SwappedNetwork(nn.Module):
         return tensor.reshape(self.output_shape).to(torch.float32)
 
 
-def _swapped(module: fx.GraphModule, layers: Mapping[str, nn.Module], dtype: torch.dtype) -> fx.GraphModule:
-    made = copy.deepcopy(module).to(dtype)  # the layers are in it already, but for what a format keeps in float32
+def swap_layers(made: fx.GraphModule, layers: Mapping[str, nn.Module]) -> fx.GraphModule:
+    """Put modules in the places of a program's layers, in place, and drop the weights that nothing reads any more."""
     made.add_module("st3_layers", nn.Module())
     for node in list(made.graph.nodes):
         if node.op == "call_function" and node.target in _CHECKS:

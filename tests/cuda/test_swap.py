@@ -47,7 +47,8 @@ def test_a_transformer_with_swapped_layers_agrees_with_torch(kept_columns: KeptC
         name: place(site, offers[name].candidates.get("kept_columns", offers[name].candidates["dense"])[0])
         for name, site in found.items()
     }
-    assert sum("kept_columns" in offered.candidates for offered in offers.values()) == 8  # all that was pruned: in_proj is no module of its own
+    # all that was pruned: in_proj is no module of its own
+    assert sum("kept_columns" in offered.candidates for offered in offers.values()) == 8
     network = body.build(layers, "float32", (2, 10))
     inputs = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
