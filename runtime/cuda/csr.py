@@ -11,10 +11,10 @@ from torch import Tensor
 from runtime.cuda import nvrtc
 
 FIELDS = (
-    "ELEMENT_BITS", "BFLOAT", "BATCH", "CHANNELS", "HEIGHT", "WIDTH", "OUTPUTS", "OUT_HEIGHT", "OUT_WIDTH",
+    "ELEMENT_BITS", "BFLOAT", "PAIR", "BATCH", "CHANNELS", "HEIGHT", "WIDTH", "OUTPUTS", "OUT_HEIGHT", "OUT_WIDTH",
     "STRIDE_H", "STRIDE_W", "PAD_H", "PAD_W", "ROW_STEP", "LANE_ROW_STEP", "PHASE_PITCH", "PITCH", "STORED_ROWS",
-    "PLANE", "TILE_ROWS", "LANE_ROWS", "LANE_COLUMNS", "STEPS", "Q", "PIECES", "TILES_DOWN", "TILES_ACROSS", "QUADS",
-    "CHUNK", "CHUNKS", "WARPS", "G", "VECTOR", "BLOCKS_PER_SM", "RESIDUAL", "RELU",
+    "SLOTS", "SLOT_PITCH", "TILE_ROWS", "LANE_PIECES", "LANE_ROWS", "LANE_COLUMNS", "STEPS", "Q", "PIECES", "TILES_DOWN",
+    "TILES_ACROSS", "PACKS", "CHUNK", "CHUNKS", "WARPS", "G", "VECTOR", "BLOCKS_PER_SM", "RESIDUAL", "RELU",
 )  # fmt: skip
 """The macros of ``kernels/csr.cu`` in the order in which the op takes their values."""
 
@@ -28,13 +28,14 @@ def source(geometry: Sequence[int]) -> str:
 def shared_bytes(geometry: Sequence[int]) -> int:
     """Bytes of shared memory of a block."""
     sizes = dict(zip(FIELDS, geometry, strict=True))
-    return 16 * sizes["CHUNK"] * sizes["PLANE"]
+    return 4 * sizes["SLOTS"] * sizes["SLOT_PITCH"]
 
 
 def grid(geometry: Sequence[int]) -> tuple[int, int, int]:
     """Blocks of pixels, blocks of output channels, and 1."""
     sizes = dict(zip(FIELDS, geometry, strict=True))
-    return -(-sizes["PIECES"] // sizes["Q"]), -(-sizes["OUTPUTS"] // (sizes["WARPS"] * sizes["G"])), 1
+    pieces = sizes["Q"] * sizes["LANE_PIECES"]
+    return -(-sizes["PIECES"] // pieces), -(-sizes["OUTPUTS"] // (sizes["WARPS"] * sizes["G"])), 1
 
 
 @torch.library.custom_op("st3::csr", mutates_args=())
@@ -42,7 +43,7 @@ def csr(
     x: Tensor,
     entries: Tensor,
     starts: Tensor,
-    quads: Tensor,
+    packs: Tensor,
     bias: Tensor,
     residual: Tensor | None,
     shape: Sequence[int],
@@ -54,7 +55,7 @@ def csr(
         x: channels last, as the geometry says.
         entries: ``(n + 1, 8)`` int32, four non-zeros of a channel: byte offsets in shared memory and float32 weights.
         starts: int32, where each channel's entries begin: block of channels, chunk, warp, channel; and their end.
-        quads: int32, which quads of input channels are read at all.
+        packs: int32, which packs of input channels (16 bytes) are read at all.
         bias: ``(N,)`` float32.
         residual: like the result, or ``None``.
         shape: of the result.
@@ -67,7 +68,7 @@ def csr(
     ), "the residual must be channels last"
     with torch.cuda.device(x.device):
         image, blocks, threads, shared = _kernel(tuple(geometry), x.device.index)
-        args = (x, entries, starts, quads, bias, residual, y)
+        args = (x, entries, starts, packs, bias, residual, y)
         pointers = [None if tensor is None else tensor.data_ptr() for tensor in args]
         handle = nvrtc.function(image, "st3_csr", shared)
         stream = torch.cuda.current_stream().cuda_stream
@@ -80,7 +81,7 @@ def _(
     x: Tensor,
     entries: Tensor,
     starts: Tensor,
-    quads: Tensor,
+    packs: Tensor,
     bias: Tensor,
     residual: Tensor | None,
     shape: Sequence[int],

@@ -13,9 +13,9 @@ from runtime.cuda.csr import grid, shared_bytes, source
 
 HEADER = Path(__file__).parent / "emulated.h"
 _CALL = """
-extern "C" void call(const void* x, const void* entries, const int* starts, const int* quads, const float* bias,
+extern "C" void call(const void* x, const void* entries, const int* starts, const int* packs, const float* bias,
                      const void* residual, void* y) {
-  run(st3_csr, GRID_X, GRID_Y, THREADS, (const element*)x, (const Entry*)entries, starts, quads, bias,
+  run(st3_csr, GRID_X, GRID_Y, THREADS, (const element*)x, (const Entry*)entries, starts, packs, bias,
       (const element*)residual, (element*)y);
 }
 """
@@ -32,7 +32,7 @@ def run(module: CsrConv, x: Tensor, residual: Tensor | None, y: Tensor, folder: 
     path.write_text(text)
     flags = ["-std=c++20", "-O1", "-fsanitize=bounds", "-fsanitize-undefined-trap-on-error", "-w"]
     subprocess.run(["g++", *flags, "-shared", "-fPIC", "-pthread", path, "-o", library], check=True)
-    tensors = (x, module.entries, module.starts, module.quads, module.bias, residual, y)
+    tensors = (x, module.entries, module.starts, module.packs, module.bias, residual, y)
     call = ctypes.CDLL(str(library)).call
     call.restype = None
     call(*[None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import msgspec
@@ -20,7 +20,8 @@ BREAK_EVEN = {"float32": 0.35, "float16": 0.06, "bfloat16": 0.06}
 """Density past which dense is always faster: shared memory feeds a quarter of the FMA rate, tensor cores are dense."""
 
 _LANES = 32
-_QUAD = 4  # input channels that are brought to shared memory together, and non-zeros of an entry
+_ENTRY = 4  # non-zeros
+_PACK_BYTES = 16  # of input channels that are brought to shared memory together
 _SHARED_BYTES = 227 * 1024  # of a multiprocessor, sm_90; a block's own kilobyte is taken off in `_blocks`
 _REGISTERS = 65536
 _MAX_CONFIGS = 12
@@ -30,9 +31,10 @@ class CsrConfig(msgspec.Struct, frozen=True):
     """How the kernel is cut.
 
     A block takes ``pieces`` pieces of output of ``steps`` rows of lanes each, and ``warps`` times ``outputs`` output
-    channels; ``chunk`` quads of input channels are in shared memory at a time.
+    channels; ``chunk`` packs of input channels are in shared memory at a time, ``pair`` pixels to a word.
     """
 
+    pair: int
     pieces: int
     steps: int
     outputs: int
@@ -45,7 +47,7 @@ class Arranged(msgspec.Struct, frozen=True):
 
     entries: NDArray[np.int32]
     starts: NDArray[np.int32]
-    quads: NDArray[np.int32]
+    packs: NDArray[np.int32]
 
 
 def reject(weight: Tensor, problem: ConvProblem) -> str | None:
@@ -78,26 +80,32 @@ def macs_usable(weight: Tensor, problem: ConvProblem) -> int:
 
 def configs(problem: ConvProblem) -> tuple[CsrConfig, ...]:
     """Cuts that fit the registers and shared memory, best guess first."""
-    pair = 1 if problem.dtype == "float32" else 2
-    quads = -(-problem.channels // _QUAD)
     found = []
-    for pieces, steps, outputs, warps in product((1, 2, 4, 8), (1, 2, 4, 7, 8, 14), (1, 2, 4, 8, 16), (4, 8, 16)):
+    for config in _cuts(problem):
+        for blocks in (1, 2, 3):
+            chunk = _chunk(problem, config, blocks)
+            if chunk:
+                found.append(msgspec.structs.replace(config, chunk=chunk))
+    return tuple(sorted(dict.fromkeys(found), key=lambda config: _cost(problem, config))[:_MAX_CONFIGS])
+
+
+def _cuts(problem: ConvProblem) -> Iterator[CsrConfig]:
+    pairs = (1,) if problem.dtype == "float32" else (1, 2)
+    steps_tried = (1,) if problem.is_pointwise else (1, 2, 4, 7, 8, 14)
+    for pair, pieces, steps, outputs, warps in product(pairs, (1, 2, 4, 8), steps_tried, (2, 4, 8, 16), (4, 8, 16)):
         sums = pieces * steps * outputs
         if pieces % pair or not 8 <= sums <= (112 if warps < 16 else 72) or pieces * steps > 16:
             continue
         if warps > 4 and warps * outputs >= 2 * problem.outputs or outputs > problem.outputs:
             continue
-        chunk = _chunk(problem, CsrConfig(pieces, steps, outputs, warps, 8), quads)
-        if chunk:
-            found.append(CsrConfig(pieces, steps, outputs, warps, chunk))
-    return tuple(sorted(found, key=lambda config: _cost(problem, config))[:_MAX_CONFIGS])
+        yield CsrConfig(pair, pieces, steps, outputs, warps, 8)
 
 
 def module(buffers: Buffers, bias: Tensor, problem: ConvProblem, config: CsrConfig) -> nn.Module:
     """See ``compile.cuda.format.Format``."""
-    quads = live_quads(buffers, problem)
-    sizes = geometry(problem, config, len(quads))
-    return CsrConv(arrange(buffers, problem, sizes, quads), bias, problem.output_shape, sizes)
+    packs = live_packs(buffers, problem)
+    sizes = geometry(problem, config, len(packs))
+    return CsrConv(arrange(buffers, problem, sizes, packs), bias, problem.output_shape, sizes)
 
 
 class CsrConv(nn.Module):
@@ -108,22 +116,27 @@ class CsrConv(nn.Module):
     ) -> None:
         super().__init__()
         self.shape, self.geometry = list(shape), list(sizes)
-        for name in ("entries", "starts", "quads"):
+        for name in ("entries", "starts", "packs"):
             self.register_buffer(name, torch.from_numpy(getattr(arranged, name)))
         self.register_buffer("bias", bias.float())
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """``activation(conv(x) + bias + residual)``."""
-        y: Tensor = csr(x, self.entries, self.starts, self.quads, self.bias, residual, self.shape, self.geometry)
+        y: Tensor = csr(x, self.entries, self.starts, self.packs, self.bias, residual, self.shape, self.geometry)
         return y
 
 
-def live_quads(buffers: Buffers, problem: ConvProblem) -> NDArray[np.int64]:
-    """Quads of input channels that any output reads, ascending."""
-    return np.unique(places(buffers, problem.kernel)[1] // _QUAD)
+def live_packs(buffers: Buffers, problem: ConvProblem) -> NDArray[np.int64]:
+    """Packs of input channels that any output reads, ascending."""
+    return np.unique(places(buffers, problem.kernel)[1] // _pack(problem))
 
 
-def geometry(problem: ConvProblem, config: CsrConfig, quads: int) -> tuple[int, ...]:
+def _pack(problem: ConvProblem) -> int:
+    """Channels."""
+    return _PACK_BYTES // problem.element_bytes
+
+
+def geometry(problem: ConvProblem, config: CsrConfig, packs: int) -> tuple[int, ...]:
     """The values of ``FIELDS``."""
     flat = problem.is_pointwise  # one long row: a lane for each pixel, wherever pictures end
     batch, height, width = (
@@ -131,7 +144,7 @@ def geometry(problem: ConvProblem, config: CsrConfig, quads: int) -> tuple[int, 
     )
     out_height, out_width = (1, problem.rows) if flat else problem.output_size
     (kernel_r, kernel_s), (stride_h, stride_w), (dil_h, dil_w) = problem.kernel, problem.stride, problem.dilation
-    columns, rows = _lanes(out_height, out_width, config.steps)
+    columns, rows, lane_pieces = _lanes(batch, out_height, out_width, config.steps)
     tile_rows = rows * config.steps
     row_step = stride_h if kernel_r == 1 else 1  # a 1x1 kernel skips the rows between
     phases = stride_w if kernel_s > 1 else 1  # columns of one phase are neighbours, so that lanes are in every bank
@@ -140,13 +153,13 @@ def geometry(problem: ConvProblem, config: CsrConfig, quads: int) -> tuple[int, 
         reach -= problem.padding[1]  # the next row begins with as many zeros
     phase_pitch = max(1, -(-reach // phases))
     lane_row_step = stride_h // row_step
-    pitch = _pitch(phases * phase_pitch, rows, columns, lane_row_step)
+    stored_rows = (tile_rows - 1) * lane_row_step + (kernel_r - 1) * dil_h + 1
+    pitch = _pitch(phases * phase_pitch, rows, columns, lane_row_step, lane_pieces, stored_rows)
     if phases == 1:
         phase_pitch = pitch  # where the row is longer than it need be, it goes on with what comes next
-    stored_rows = (tile_rows - 1) * lane_row_step + (kernel_r - 1) * dil_h + 1
     element_bits = 8 * problem.element_bytes
-    pairs = config.pieces if element_bits == 32 else config.pieces // 2
-    plane = (pairs * stored_rows * pitch + problem.padding[1]) | 1
+    slots = config.pieces // config.pair * lane_pieces * stored_rows * pitch + problem.padding[1]
+    slot_pitch = config.chunk * _PACK_BYTES // 4 * config.pair | 1
     down, across = -(-out_height // tile_rows), -(-out_width // columns)
     vector = math.gcd(math.gcd(config.outputs, problem.outputs), 16 // problem.element_bytes)
     values = {
@@ -155,9 +168,9 @@ def geometry(problem: ConvProblem, config: CsrConfig, quads: int) -> tuple[int, 
         "OUT_HEIGHT": out_height, "OUT_WIDTH": out_width, "STRIDE_H": stride_h, "STRIDE_W": stride_w,
         "PAD_H": problem.padding[0], "PAD_W": problem.padding[1], "ROW_STEP": row_step,
         "LANE_ROW_STEP": lane_row_step, "PHASE_PITCH": phase_pitch, "PITCH": pitch, "STORED_ROWS": stored_rows,
-        "PLANE": plane, "TILE_ROWS": tile_rows, "LANE_ROWS": rows, "LANE_COLUMNS": columns, "STEPS": config.steps,
+        "SLOTS": slots, "SLOT_PITCH": slot_pitch, "PAIR": config.pair, "LANE_PIECES": lane_pieces, "TILE_ROWS": tile_rows, "LANE_ROWS": rows, "LANE_COLUMNS": columns, "STEPS": config.steps,
         "Q": config.pieces, "PIECES": batch * down * across, "TILES_DOWN": down, "TILES_ACROSS": across,
-        "QUADS": quads, "CHUNK": config.chunk, "CHUNKS": -(-quads // config.chunk), "WARPS": config.warps,
+        "PACKS": packs, "CHUNK": config.chunk, "CHUNKS": -(-packs // config.chunk), "WARPS": config.warps,
         "G": config.outputs, "VECTOR": vector, "BLOCKS_PER_SM": 1, "RESIDUAL": int(problem.residual),
         "RELU": int(problem.activation == "relu"),
     }  # fmt: skip
@@ -166,86 +179,97 @@ def geometry(problem: ConvProblem, config: CsrConfig, quads: int) -> tuple[int, 
 
 
 def arrange(
-    buffers: Buffers, problem: ConvProblem, sizes: tuple[int, ...], quads: NDArray[np.int64]
+    buffers: Buffers, problem: ConvProblem, sizes: tuple[int, ...], packs: NDArray[np.int64]
 ) -> Arranged:
     """Put the non-zeros in the order in which the warps walk them, four to an entry."""
     size = dict(zip(FIELDS, sizes, strict=True))
     row, channel, tap_r, tap_s = places(buffers, problem.kernel)
-    quad = np.searchsorted(quads, channel // _QUAD)
-    chunk, local = quad // size["CHUNK"], quad % size["CHUNK"] * _QUAD + channel % _QUAD
+    width = _pack(problem)
+    pack = np.searchsorted(packs, channel // width)
+    chunk, local = pack // size["CHUNK"], pack % size["CHUNK"] * width + channel % width
     column = tap_s * problem.dilation[1]
     phases = size["STRIDE_W"] if problem.kernel[1] > 1 else 1
-    words = local * size["PLANE"] + tap_r * problem.dilation[0] * size["PITCH"]
-    words += column % phases * size["PHASE_PITCH"] + column // phases
+    slot = tap_r * problem.dilation[0] * size["PITCH"]
+    slot += column % phases * size["PHASE_PITCH"] + column // phases
+    offsets = 4 * slot * size["SLOT_PITCH"] + local * problem.element_bytes * size["PAIR"]
 
     warps, group, chunks = size["WARPS"], size["G"], size["CHUNKS"]
     blocks = -(-problem.outputs // (warps * group))
     block, in_block = row // (warps * group), row % (warps * group)
     walk = ((block * chunks + chunk) * warps + in_block // group) * group + in_block % group
     counts = np.bincount(walk, minlength=blocks * chunks * warps * group)
-    starts = np.concatenate([[0], np.cumsum(-(-counts // _QUAD))])
+    starts = np.concatenate([[0], np.cumsum(-(-counts // _ENTRY))])
     order = np.argsort(walk, kind="stable")
     firsts = np.cumsum(counts) - counts
-    slots = starts[walk[order]] * _QUAD + np.arange(len(order)) - firsts[walk[order]]
-    entries = np.zeros((starts[-1] + 1, 2, _QUAD), np.int32)
-    entries[slots // _QUAD, 0, slots % _QUAD] = 4 * words[order]
+    slots = starts[walk[order]] * _ENTRY + np.arange(len(order)) - firsts[walk[order]]
+    entries = np.zeros((starts[-1] + 1, 2, _ENTRY), np.int32)
+    entries[slots // _ENTRY, 0, slots % _ENTRY] = offsets[order]
     values = buffers["values"].float().numpy()
-    entries[slots // _QUAD, 1, slots % _QUAD] = values[order].view(np.int32)
-    return Arranged(entries.reshape(-1, 2 * _QUAD), starts.astype(np.int32), quads.astype(np.int32))
+    entries[slots // _ENTRY, 1, slots % _ENTRY] = values[order].view(np.int32)
+    return Arranged(entries.reshape(-1, 2 * _ENTRY), starts.astype(np.int32), packs.astype(np.int32))
 
 
-def _lanes(height: int, width: int, steps: int) -> tuple[int, int]:
-    """Columns and rows of lanes of a piece: those that leave the fewest lanes and steps without a pixel."""
-    best, found = 0.0, (1, 1)
+def _lanes(batch: int, height: int, width: int, steps: int) -> tuple[int, int, int]:
+    """Columns, rows and pieces of lanes: those that leave the fewest lanes and steps without a pixel."""
+    best, found = 0.0, (1, 1, 1)
     for columns in range(1, min(width, _LANES) + 1):
-        rows = min(_LANES // columns, height)
-        tiles = -(-width // columns) * -(-height // (rows * steps))
-        useful = height * width / (tiles * steps * _LANES)
-        if useful >= best:
-            best, found = useful, (columns, rows)
+        most = min(_LANES // columns, height)
+        for rows in {most, 1}:
+            tiles = batch * -(-width // columns) * -(-height // (rows * steps))
+            small = columns == width and rows * steps >= height  # a whole picture: others beside it bring no new halo
+            for pieces in {1, _LANES // (columns * rows) if small else 1}:
+                useful = batch * height * width / (-(-tiles // pieces) * steps * _LANES)
+                if (useful, -pieces, columns, rows) > (best, -found[2], found[0], found[1]):
+                    best, found = useful, (columns, rows, pieces)
     return found
 
 
-def _pitch(least: int, rows: int, columns: int, row_step: int) -> int:
+def _pitch(least: int, rows: int, columns: int, row_step: int, pieces: int, stored_rows: int) -> int:
     """The shortest row at which no two lanes read one bank of shared memory, or the shortest of all."""
     for pitch in range(least, least + _LANES):
-        banks = {(row * row_step * pitch + column) % _LANES for row in range(rows) for column in range(columns)}
-        if len(banks) == rows * columns:
+        banks = {
+            (piece * stored_rows * pitch + row * row_step * pitch + column) % _LANES
+            for piece in range(pieces)
+            for row in range(rows)
+            for column in range(columns)
+        }
+        if len(banks) == pieces * rows * columns:
             return pitch
     return least
 
 
-def _chunk(problem: ConvProblem, config: CsrConfig, quads: int) -> int:
-    """Quads that fit: all if two blocks can be on a multiprocessor, else what makes even parts; 0 if 8 are too many."""
-    bytes_of_8 = shared_bytes(geometry(problem, config, quads))
-    threads = _LANES * config.warps
-    blocks = 1 if threads >= 512 else 2
-    fitting = (_SHARED_BYTES // blocks - 1024) // bytes_of_8
-    eights = -(-quads // 8)
-    if not fitting:
+def _chunk(problem: ConvProblem, config: CsrConfig, blocks: int) -> int:
+    """Packs that fit so many blocks of a multiprocessor, in even parts; 0 if the fewest are too many."""
+    packs = -(-problem.channels // _pack(problem))
+    unit = 8 // config.pair  # neighbours that a warp loads
+    slots = dict(zip(FIELDS, geometry(problem, config, packs), strict=True))["SLOTS"]
+    fitting = ((_SHARED_BYTES // blocks - 1024) // slots - 4) // (_PACK_BYTES * config.pair * unit)
+    units = -(-packs // unit)
+    if fitting < 1:
         return 0
-    return 8 * -(-eights // -(-eights // fitting))
+    return unit * -(-units // -(-units // fitting))
 
 
 def _blocks_per_sm(size: dict[str, int]) -> int:
     """Blocks that shared memory and registers let be on a multiprocessor: what the compiler may assume."""
-    shared = 16 * size["CHUNK"] * size["PLANE"] + 1024
+    shared = 4 * size["SLOTS"] * size["SLOT_PITCH"] + 1024
     threads = _LANES * size["WARPS"]
-    registers = size["Q"] * size["STEPS"] * size["G"] + 40
+    registers = size["Q"] * size["STEPS"] * size["G"] + size["G"] + 44
     return max(1, min(_SHARED_BYTES // shared, _REGISTERS // (threads * registers), 2048 // threads))
 
 
 def _cost(problem: ConvProblem, config: CsrConfig) -> float:
-    """A guess at the time in cycles of a multiprocessor, for one non-zero per 10 weights."""
-    quads = -(-problem.channels // _QUAD)
-    size = dict(zip(FIELDS, geometry(problem, config, quads), strict=True))
-    pair = 1 if problem.dtype == "float32" else 2
-    pixels = -(-size["PIECES"] // size["Q"])
+    """A guess at the time in cycles of a multiprocessor, for the densities that are typical of the type."""
+    packs = -(-problem.channels // _pack(problem))
+    size = dict(zip(FIELDS, geometry(problem, config, packs), strict=True))
+    density, clocks_of_word = (0.1, 1.0) if problem.dtype == "float32" else (0.01, 1.0 if config.pair == 1 else 1.25)
+    pixels = -(-size["PIECES"] // (size["Q"] * size["LANE_PIECES"]))
     blocks = pixels * -(-problem.outputs // (size["WARPS"] * size["G"]))
-    nonzeros = 0.1 * problem.reduction * size["G"] * size["WARPS"]
-    words = size["Q"] // pair * size["STEPS"]
-    inner = nonzeros * (words * (1.0 if pair == 1 else 1.25) + 0.75)
-    load = 4 * quads * size["PLANE"] / 32 * 6
-    waves = -(-blocks // (132 * size["BLOCKS_PER_SM"])) * size["BLOCKS_PER_SM"]
-    hidden = min(1.0, size["BLOCKS_PER_SM"] * size["WARPS"] * words / 64)
-    return float(waves * (inner / hidden + load / min(2, size["BLOCKS_PER_SM"])))
+    nonzeros = (density * problem.reduction + 1.5 * size["CHUNKS"]) * size["G"] * size["WARPS"]
+    words = size["Q"] // config.pair * size["STEPS"]
+    inner = nonzeros * (words * clocks_of_word + 1.0)
+    load = packs * _PACK_BYTES * config.pair * size["SLOTS"] / 24 + 1200 * size["CHUNKS"]
+    at_once = size["BLOCKS_PER_SM"]
+    waves = -(-blocks // (132 * at_once)) * at_once
+    hidden = min(1.0, at_once * size["WARPS"] * words / 64)
+    return float(waves * (inner / hidden + load / min(2, at_once)))
