@@ -19,6 +19,9 @@ from typing import Any
 
 from runtime.errors import UserError
 
+SHIPPED = "cubin"
+"""Folder of an artifact's payload that holds the cubins its ops need, so that nothing is compiled where it runs."""
+
 _KERNELS = Path(__file__).parent / "kernels"
 _NVRTC_NAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES

@@ -20,7 +20,7 @@ BLOCK = 64  # output channels, and input channels of one tap, of a block
 _VALUES = BLOCK * BLOCK  # bytes: half of the values, two bytes each
 _NIBBLES = (0, 4, 8, 12)  # where the places of four groups lie in 16 bits of metadata
 _MOST_TAPS = 64
-_MOST, _MOST_LARGE = 16, 8  # candidates; fewer where one run takes long
+_MOST, _MOST_LARGE = 11, 7  # of Hopper's launches; fewer where one run takes long
 _LARGE_MACS = 10**11
 _HOPPER_SHARED_BYTES = 227 * 1024
 _MULTIPROCESSORS = 132
@@ -105,13 +105,13 @@ def macs_usable(weight: Tensor, problem: ConvProblem) -> int:
 
 
 def configs(problem: ConvProblem) -> tuple[Config, ...]:
-    """For the GPU at hand, or for a Hopper where there is none: Hopper's launches, then Ampere's two best."""
+    """For the GPU at hand, or for a Hopper where there is none: Hopper's launches, then Ampere's best."""
     most = _MOST if problem.macs < _LARGE_MACS else _MOST_LARGE
     second = [Config(AMPERE, tuple(launch)) for launch in ampere.guesses(problem.input_shape, _shape(problem))]
     if torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0):
         return tuple(second)
     found = sorted(_launches(problem), key=lambda launch: _cost(problem, launch))
-    return tuple([Config(HOPPER, tuple(launch)) for launch in found[:most]] + second[:2])
+    return tuple([Config(HOPPER, tuple(launch)) for launch in found[:most]] + second[:1])
 
 
 def module(buffers: dict[str, Tensor], bias: Tensor, problem: ConvProblem, config: Config) -> nn.Module:

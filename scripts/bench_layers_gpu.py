@@ -4,7 +4,7 @@ Dense is the best of what the format ``dense`` has: convolution, bias and ReLU a
 cuDNN with one pass for the epilogue, cuBLAS. All candidates of a layer are CUDA graphs that take turns, on copies of
 inputs and weights that together do not fit into the second-level cache, as in a network.
 
-    python scripts/bench_gpu_layers.py --network resnet50 --batch 32 128 --weights 2:4 --json layers.jsonl
+    python scripts/bench_layers_gpu.py --network resnet50 --batch 32 128 --weights 2:4 --out layers.jsonl
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ class Run(msgspec.Struct):
 def main() -> None:
     """See the module."""
     given = _arguments()
+    if given.dry_run:
+        rehearse(given)
+        return
     gpu.prepare(given.dtype)
     cards = f"{gpu.name()}, {', '.join(f'{key} {value}' for key, value in gpu.versions().items())}, {given.dtype}"
     names = [name for name in given.formats if name != DENSE]
@@ -93,16 +96,24 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--most", type=int, default=12, help="configurations of a format")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--show", type=int, default=0, help="also print so many of each format's best configurations")
-    parser.add_argument("--list", action="store_true", help="only print the kinds of layers; needs no GPU")
-    parser.add_argument("--json", type=Path, help="file to add JSON lines to")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be measured; needs no GPU")
+    parser.add_argument("--out", type=Path, help="file to add JSON lines to")
     given = parser.parse_args()
-    if given.list:
-        for layer in layers_of(given, given.batch[0]):
-            sys.stdout.write(f"{layer.name:32} x{layer.count:<3} {layer.problem}\n")
-        sys.exit()
-    if not torch.cuda.is_available():
-        parser.error("torch finds no NVIDIA GPU; --list works without one")
+    if not given.dry_run and not torch.cuda.is_available():
+        parser.error("torch finds no NVIDIA GPU; --dry-run works without one")
     return given
+
+
+def rehearse(given: argparse.Namespace) -> None:
+    """Print the kinds of layers, and how many candidates each format has for it or why none."""
+    for layer in layers_of(given, given.batch[0]):
+        site = _site(layer, given.weights[0], given)
+        offered = offer(site, given.most, tuple(given.formats))
+        counts = ", ".join(f"{len(found)} {name}" for name, found in offered.candidates.items())
+        size = "x".join(map(str, layer.problem.input_shape))
+        sys.stdout.write(f"{layer.name:24} x{layer.count:<2} {size:18} -> {layer.problem.outputs:<5} {counts}\n")
+        for name, reason in offered.refusals.items():
+            sys.stdout.write(f"{'':28}no {name}: {reason}\n")
 
 
 def layers_of(given: argparse.Namespace, batch: int) -> list[Layer]:
@@ -152,11 +163,10 @@ _LAST = {"Bottleneck": "conv3", "BasicBlock": "conv2"}
 
 def bench(layer: Layer, weights: str, names: list[str], given: argparse.Namespace) -> tuple[float, float]:
     """Measure one kind of layers, print its line; microseconds of all of its layers, dense and with the fastest."""
-    problem = layer.problem
-    site = Site(layer.name, layer.name, make_weight(layer, weights, given), torch.randn(problem.outputs), problem)
+    problem, site = layer.problem, _site(layer, weights, given)
     offered = offer(site, given.most, tuple(names))
     candidates = [candidate for found in offered.candidates.values() for candidate in found]
-    build_ahead(candidates)
+    build_ahead(site, candidates)
     runs = measure(site, candidates, given.rounds)
     by_format = {name: sorted((r for r in runs if r.candidate.format == name), key=lambda r: r.us) for name in names}
     dense = min((run for run in runs if run.candidate.format == DENSE), key=lambda run: run.us)
@@ -173,10 +183,15 @@ def bench(layer: Layer, weights: str, names: list[str], given: argparse.Namespac
                 f"{'':26}{run.us:9.2f} {dense.us / run.us:5.2f} {run.error:.1e} {run.candidate.describe()}\n"
             )
     sys.stdout.flush()
-    if given.json:
-        with given.json.open("a") as file:
+    if given.out:
+        with given.out.open("a") as file:
             file.writelines(json.dumps(_line(layer, weights, site, run)) + "\n" for run in runs)
     return layer.count * dense.us, layer.count * best.us
+
+
+def _site(layer: Layer, weights: str, given: argparse.Namespace) -> Site:
+    weight = make_weight(layer, weights, given)
+    return Site(layer.name, layer.name, weight, torch.randn(layer.problem.outputs), layer.problem)
 
 
 def _line(layer: Layer, weights: str, site: Site, run: Run) -> dict[str, object]:
@@ -208,7 +223,7 @@ def make_weight(layer: Layer, weights: str, given: argparse.Namespace) -> Tensor
     return weight * (2 / (problem.reduction * max(share, 1e-4))) ** 0.5
 
 
-def build_ahead(candidates: list[Candidate]) -> None:
+def build_ahead(site: Site, candidates: list[Candidate]) -> None:
     """NVRTC on all cores; the ops find the result on disk."""
     from compile.cuda.formats import csr as csr_format
     from compile.cuda.formats import semi_structured as sparse24
@@ -220,9 +235,10 @@ def build_ahead(candidates: list[Candidate]) -> None:
         if candidate.format == "semi_structured":
             sparse24.build(candidate.config, candidate.problem, arch)
         if candidate.format == "csr":
-            quads = -(-candidate.problem.channels // 4)
-            nvrtc.cubin(csr.source(csr_format.geometry(candidate.problem, candidate.config, quads)), arch)
+            packs = len(csr_format.live_packs(buffers, candidate.problem))
+            nvrtc.cubin(csr.source(csr_format.geometry(candidate.problem, candidate.config, packs)), arch)
 
+    buffers = csr_format.pack(site.rounded)
     with ThreadPoolExecutor() as pool:
         list(pool.map(build, candidates))
 
