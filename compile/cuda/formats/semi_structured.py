@@ -180,7 +180,7 @@ def _launches(problem: ConvProblem) -> list[Launch]:
     outputs, channels = -(-problem.outputs // BLOCK), -(-problem.channels // BLOCK)
     pointwise = problem.kernel == (1, 1)
     for (tiles, groups), pixels, split, gather, resident in product(
-        ((1, 2), (2, 2), (1, 4), (1, 1)), (128, 256, 64, 192, 96, 160, 32), (1, 2, 4), (0, 1), (1, 2)
+        ((1, 2), (2, 2), (1, 1)), (32, 64, 96, 112, 128, 160, 192, 256), (1, 2, 4), (0, 1), (1, 2)
     ):
         if tiles * groups >= 2 * outputs or (gather and pointwise) or pixels % (8 * split):
             continue
@@ -190,12 +190,12 @@ def _launches(problem: ConvProblem) -> list[Launch]:
             continue
         if not hopper.mappable(shape, problem.height, problem.width, grid):
             continue
-        each = tuple(range(8, 3, -1)) if gather or pointwise else tuple(range(6, 2, -1))
+        each = tuple(range(8, 3, -1)) if gather or pointwise else tuple(range(8, 2, -1))
         options = (
             Launch(
                 tiles, groups, pixels, stages, stages if gather or pointwise else patches, 1, split, gather, resident
             )
-            for stages, patches in product(each, (3, 2))
+            for stages, patches in product(each, (4, 3, 2))
         )
         found += [launch for launch in options if _fits(launch, grid)][:1]
     return found
