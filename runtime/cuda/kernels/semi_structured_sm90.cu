@@ -492,8 +492,10 @@ __device__ __forceinline__ void multiply(const Params& p, float (&acc)[MT][TILE_
                                          u32 stages, u32 full_a, u32 empty_a, u32 full_b, u32 empty_b) {
   Walk at = begin(p);
   int first = (threadIdx.x / 128 + blockIdx.y * WGM) * MT, last = (p.outputs + 63) / 64 - MT;
-  size_t block = (size_t)max(min(first, last), 0) * (p.chunks / p.groups) + my_chunks(p).first / p.groups;
-  Fetch from = {p.weight + block * p.taps * BLOCK_BYTES + threadIdx.x % 128 / 32 * 256 + threadIdx.x % 32 * 4, at.left, at.t};
+  Span span = my_chunks(p);
+  size_t block = (size_t)max(min(first, last), 0) * (p.chunks / p.groups) + span.first / p.groups;
+  Fetch from = {p.weight + block * p.taps * BLOCK_BYTES + threadIdx.x % 128 / 32 * 256 + threadIdx.x % 32 * 4, at.left,
+                p.group_first[span.first % p.groups]};
   u32 words[SETS][MT][9];
 #pragma unroll
   for (int i = 0; i < SETS; i++)
