@@ -81,11 +81,16 @@ __device__ __forceinline__ u32 in_block(u32 address, u32 rank) {
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
   return there;
 }
+// Not .release.cluster: that is a memory barrier of the whole GPU at every step. What it would order was read by
+// wgmma, and has been read when its group has retired.
 __device__ __forceinline__ void barrier_arrive_in(u32 bar, u32 rank) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(in_block(bar, rank)) : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(in_block(bar, rank)) : "memory");
 }
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_meet() {  // no data passes: barriers' starts have a fence of their own
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 __device__ __forceinline__ u32 cluster_rank() {
   u32 rank;
@@ -543,7 +548,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv(const __g
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   if (CLUSTER > 1) {
-    cluster_sync();
+    cluster_meet();
   } else {
     __syncthreads();
   }
@@ -559,7 +564,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv(const __g
       load_patches(p, start, patch_bytes, full_b, empty_b);
     }
     __syncwarp();
-    if (CLUSTER > 1) cluster_sync(), cluster_sync();
+    if (CLUSTER > 1) cluster_meet(), cluster_meet();
   } else {
     if (GIVE) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(WGM == 2 ? 240 : 112));
     for (int n = threadIdx.x; n < TILE_N; n += CONSUMERS) {
@@ -585,13 +590,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv(const __g
 #else
     put_down_half(acc, bias, p.relu && !p.residual, start);
 #endif
-    if (CLUSTER > 1) {
+    if (SPLIT_K > 1) {
       cluster_sync();
     } else {
       consumers_sync();
+      if (CLUSTER > 1) cluster_meet();
     }
     asm volatile("griddepcontrol.wait;" ::: "memory");
     store_tile(p, staged, pixel_of);
-    if (CLUSTER > 1) cluster_sync();
+    if (CLUSTER > 1) cluster_meet();
   }
 }
