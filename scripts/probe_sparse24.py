@@ -46,11 +46,11 @@ def err(c, args, layout=None, flags=None, relu=True, with_res=True):
 
 L = Launch
 RIGHT = {
-  "plain": [L(1,2,128,6,3), L(1,2,128,6,3,deep=0), L(1,2,256,5,3), L(2,2,128,4,3), L(1,1,64,6,3,resident=2), L(1,2,96,6,3,deep=0)],
-  "gather": [L(1,2,128,5,5,gather=1), L(1,2,112,5,4,gather=1,deep=0), L(1,2,128,6,5,2,gather=1), L(1,4,128,3,4,gather=1)],
-  "share": [L(1,2,128,6,3,2), L(1,2,256,4,3,2), L(1,1,128,6,3,4)],
-  "split": [L(1,2,128,6,3,1,2), L(1,1,64,5,3,1,4), L(1,2,64,4,3,2,2), L(1,1,32,6,4,1,4)],
+  "a": [L(1,2,224,0,5), L(1,2,112,0,6), L(1,2,64,0,8)],
+  "b": [L(1,1,112,0,4,resident=2), L(1,1,224,0,3,resident=2,deep=0), L(1,2,128,0,6,2,2)],
+  "c": [L(1,2,128,0,6,1,2), L(1,1,64,0,8,1,4), L(1,2,224,0,4,2), L(1,2,256,5,3)],
 }
+BF16 = [RIGHT["a"][0]]
 
 def right():
     todo = RIGHT[sys.argv[2]]
@@ -58,7 +58,7 @@ def right():
              (2, 128, 128, 14, 3, 2, 1, 1, torch.bfloat16)]
     for c in todo:
         out = []
-        for a in cases:
+        for a in cases if c in BF16 else cases[:-1]:
             for r in (True, False):
                 try:
                     e, safe = err(c, a, with_res=r, relu=r)
@@ -90,16 +90,20 @@ SHAPES = {
   "st3": (256, 256, 14, 3, 1, 1), "st4": (512, 512, 7, 3, 1, 1), "st3s2": (256, 256, 28, 3, 2, 1), "st4s2": (512, 512, 14, 3, 2, 1),
   "1x1_2048_512": (2048, 512, 7, 1, 1, 0), "1x1_1024_512": (1024, 512, 14, 1, 1, 0), "st2": (128, 128, 28, 3, 1, 1),
 }
+REGISTERS, STAGED = L(1,2,256,0,5), L(1,2,256,5,3)
 def candidates(name, b):
     if name.startswith("1x1"):
-        return [L(1,2,128,6,6), L(1,2,128,6,6,deep=0), L(1,2,128,6,6,2), L(1,2,256,4,4), L(1,2,256,4,4,2), L(1,2,256,4,4,deep=0), L(2,2,128,5,5), L(2,2,128,5,5,2), L(1,4,128,5,5), L(1,2,64,8,8), L(1,2,64,8,8,1,2), L(1,2,64,5,5,resident=2),
-                L(1,2,128,6,6,1,2), L(1,2,96,6,6), L(1,2,192,5,5,2), L(1,2,128,3,3,resident=2), L(1,1,32,8,8,1,4), L(1,2,32,8,8,1,4)]
-    return [L(1,2,128,6,3), L(1,2,128,6,3,deep=0), L(1,2,128,4,3,resident=2), L(1,2,128,4,3,resident=2,deep=0), L(1,2,256,5,3), L(1,2,256,5,3,deep=0), L(1,2,256,5,3,2), L(1,2,256,6,2), L(2,2,128,4,3), L(2,2,128,4,3,deep=0), L(2,2,128,4,3,2),
-            L(1,4,128,4,3), L(1,2,192,6,3), L(1,2,160,6,3), L(1,2,64,8,4), L(1,2,64,5,3,resident=2), L(1,2,96,8,4), L(1,2,96,5,3,resident=2), L(1,2,112,8,4), L(1,1,128,5,3,resident=2), L(1,1,256,5,2,resident=2), L(1,2,128,6,3,2),
-            L(1,2,128,6,3,1,2), L(1,2,64,8,4,1,2), L(1,2,256,5,3,1,2), L(2,2,128,4,3,1,2), L(1,2,96,6,3,1,2), L(1,1,64,8,4,1,4), L(1,2,64,8,4,1,4), L(1,2,32,8,4,1,4),
-            L(1,2,128,6,6,gather=1), L(1,2,128,6,6,2,gather=1), L(1,2,256,4,4,2,gather=1), L(2,2,128,5,5,2,gather=1), L(1,2,64,8,8,gather=1), L(1,2,64,8,8,1,2,gather=1)]
+        wide = [L(1,2,192,0,6,2), L(1,2,192,0,6,4)]
+        return {1: [L(1,1,32,0,8,1,4)], 32: wide + [L(1,2,48,0,8,4), L(1,2,112,0,6,2,2)], 128: wide + [REGISTERS, L(1,2,256,0,5,2), L(1,2,256,0,5,4)]}[b]
+    if b == 1:
+        return [L(1,1,64,0,8,1,4), L(1,1,32,0,8,1,4)]
+    if name == "st2":
+        return [L(1,2,208,0,4), L(1,1,208,0,3,resident=2,deep=0)]
+    if name.startswith("st3"):
+        return {32: [L(1,2,112,0,6), L(1,1,112,0,4,resident=2), L(1,2,112,0,6,2), L(1,2,112,8,4)], 128: [L(1,2,224,0,5), L(1,1,224,0,3,resident=2,deep=0), L(1,2,224,5,3), L(1,2,224,0,4,2)]}[b]
+    return {32: [L(1,2,64,0,8), L(1,2,64,0,8,4), L(1,2,128,0,6,1,2), L(1,2,128,0,6,2,2), L(1,1,128,0,4,1,2,resident=2), L(1,2,256,0,5,1,4), L(1,2,128,6,3,1,2)], 128: [REGISTERS, STAGED, L(1,2,256,0,5,2)]}[b]
 
-ABLATED = {False: [L(1,2,128,6,3), L(1,2,256,5,3)], True: [L(1,2,128,6,6), L(1,2,256,4,4,2)]}
+ABLATED = [REGISTERS]
 ABLATIONS = (1, 2, 3, 4, 7)
 
 def fits(c, s, hw, ci):
@@ -126,7 +130,7 @@ def times():
                     torch.cuda.synchronize()
                     e = ((y[:2].double() - want).norm() / want.norm()).item()
                     if not e < 2e-3: print("      WRONG", tuple(c), e, flush=True); rows.append((b, name, tuple(c), "err", e)); continue
-                    fns[c] = lambda i, c=c: run(xs[i % 4], packed, bias, None, s, True, c, outs[i % 4], False, **FLAGS)
+                    fns[c] = lambda i, c=c: run(xs[i % 4], packed, bias, None, s, True, c, outs[i % 4], True, **FLAGS)
                 except Exception as e:
                     print(b, name, tuple(c), repr(e)[:200], flush=True)
             best = None
@@ -135,23 +139,24 @@ def times():
             dense = min(got.pop("conv"), got["conv_bias_relu"]); dense2 = got.pop("conv_bias_relu")
             order = sorted(got, key=got.get)
             abl = {}
-            if b != 1 and name in ("st3", "st4", "st4s2", "1x1_2048_512", "1x1_1024_512"):
-                for c in ABLATED[name.startswith("1x1")]:
+            if b == 128 and name in ("st3", "st4", "1x1_1024_512"):
+                for c in ABLATED:
                     if c not in got: continue
-                    f = [lambda i, c=c, a=a: run(xs[i % 4], packed, bias, None, s, True, c, outs[i % 4], False, **{**FLAGS, "ABLATE": a}) for a in ABLATIONS]
+                    f = [lambda i, c=c, a=a: run(xs[i % 4], packed, bias, None, s, True, c, outs[i % 4], True, **{**FLAGS, "ABLATE": a}) for a in ABLATIONS]
                     abl[str(tuple(c)[:6])] = [round(got[c], 1)] + [round(t, 1) for t in graph_time(f, rounds=3)]
             c = order[0]
-            early = [round(t, 1) for t in graph_time([lambda i, c=c: run(xs[i % 4], packed, bias, None, s, True, c, outs[i % 4], True, **FLAGS) for c in order[:4]], rounds=5)]
+            early = [round(t, 1) for t in graph_time([lambda i, c=c: run(xs[i % 4], packed, bias, None, s, True, c, outs[i % 4], False, **FLAGS) for c in order[:2]], rounds=5)]
             tf = 2 * b * oh * ow * n * ci * k * k / 1e6
-            print(f"{b:4} {name:14} dense {ts[0]:.1f} {dense2:.1f} us ({tf/dense:.0f} TF) best {got[c]:.1f} ({dense/got[c]:.2f}x) early {early} ablate {abl}", flush=True)
+            print(f"{b:4} {name:14} dense {ts[0]:.1f} {dense2:.1f} us ({tf/dense:.0f} TF) best {got[c]:.1f} ({dense/got[c]:.2f}x) not early {early} ablate {abl}", flush=True)
             for o in order: print("      ", tuple(o), "%.1f" % got[o], "%.2fx" % (dense / got[o]), flush=True)
             rows.append((b, name, ts[0], dense2, [(tuple(o), got[o]) for o in order], abl, early))
             json.dump(rows, open(OUT + "/times.json", "w"))
 
 def build():
     from concurrent.futures import ThreadPoolExecutor
-    jobs = {(c, a, 0) for cs in ABLATED.values() for c in cs for a in ABLATIONS}
-    jobs |= {(c, 0, 0) for n in ("st3", "1x1") for c in candidates(n, 1)} | {(c, 0, d) for cs in RIGHT.values() for c in cs for d in (0, 1)}
+    jobs = {(c, a, 0) for c in ABLATED for a in ABLATIONS}
+    jobs |= {(c, 0, 0) for n in SHAPES for b in (1, 32, 128) for c in candidates(n, b)} | {(c, 0, 0) for cs in RIGHT.values() for c in cs} | {(c, 0, 1) for c in BF16}
+    jobs = {j for j in jobs if len(sys.argv) < 4 or (j in {(c, 0, 0) for cs in RIGHT.values() for c in cs}) == (sys.argv[3] == "right")}
     def one(j):
         image(j[0], torch.bfloat16 if j[2] else torch.float16, ABLATE=j[1])
     t = time.time()

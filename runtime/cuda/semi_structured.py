@@ -34,7 +34,8 @@ class Shape(NamedTuple):
 class Launch(NamedTuple):
     """One way to launch the Hopper kernel.
 
-    ``tiles`` of 64 channels per warpgroup, ``warpgroups``, ``pixels`` per block, stages of weights and of patches,
+    ``tiles`` of 64 channels per warpgroup, ``warpgroups``, ``pixels`` per block, stages of weights (0: each warp reads its own
+    weights into registers; ``tiles`` 1) and of patches,
     blocks of a cluster that share patches, parts of the reduction, ``gather`` (a patch per tap), blocks per multiprocessor,
     ``deep`` (a step's tensor instructions are issued while the previous step's run).
     """
@@ -148,6 +149,16 @@ __device__ __forceinline__ void wgmma_sp(float (&d)[{count}], unsigned long long
       : {operands}
       : "l"(a), "l"(b), "r"(meta), "n"(SELECTOR), "r"(more));
 }}
+template <int SELECTOR>
+__device__ __forceinline__ void wgmma_sp_direct(float (&d)[{count}], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
+                                                unsigned long long b, unsigned meta, int more) {{
+  asm volatile(
+      "{{\\n.reg .pred add;\\nsetp.ne.b32 add, %{count + 7}, 0;\\n"
+      "wgmma.mma_async.sp.sync.aligned.m64n{pixels}k32.f32.{dtype}.{dtype} {{{accumulators}}}, "
+      "{{%{count}, %{count + 1}, %{count + 2}, %{count + 3}}}, %{count + 4}, %{count + 5}, %{count + 6}, add, 1, 1, 0;\\n}}"
+      : {operands}
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(meta), "n"(SELECTOR), "r"(more));
+}}
 """
 
 
@@ -174,6 +185,14 @@ def shared_bytes(config: Launch, rows: int) -> int:
     stages = config.patch_stages * rows * 128 + config.weight_stages * config.tiles * config.warpgroups * BLOCK_BYTES
     staged = config.pixels * ((channels + 4) * 4 if config.split > 1 else (channels + 8) * 2)
     return 256 + config.pixels * 4 + 1024 + max(stages, staged)
+
+
+def threads(config: Launch) -> int:
+    """Consumers, and the warps that copy (see GIVE in the kernel)."""
+    if config.weight_stages:
+        return 128 * config.warpgroups + 64
+    give = (config.warpgroups == 4 or (config.warpgroups == 2 and config.pixels > 160)) and config.resident == 1
+    return 128 * config.warpgroups + (128 if give else 32)
 
 
 def _box(size: int, stride: int, starts: list[int], length: int) -> tuple[int, int]:
@@ -208,7 +227,8 @@ def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, shape:
     params.group_y[: len(grid.groups)] = [y - lower_h for y, _ in grid.groups]
     params.group_x[: len(grid.groups)] = [x - lower_w for _, x in grid.groups]
     params.tap[: len(grid.taps)] = grid.taps
-    params.tap_row[: len(grid.rows)] = grid.rows
+    last = {first - 1 for first in grid.first}
+    params.tap_row[: len(grid.rows)] = [2 * row + (tap in last) for tap, row in enumerate(grid.rows)]
     blocks = (
         -(-(batch * grid.height * grid.width) // config.pixels),
         -(-(-(-shape.outputs // (64 * config.tiles * config.warpgroups))) // config.share) * config.share,
@@ -216,7 +236,7 @@ def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, shape:
     )
     size = shared_bytes(config, rows)
     handle = nvrtc.function(_image(config, x.dtype, tuple(sorted(more.items()))), "conv", size)
-    nvrtc.launch(handle, blocks, 128 * config.warpgroups + 64, size, torch.cuda.current_stream().cuda_stream, params,
+    nvrtc.launch(handle, blocks, threads(config), size, torch.cuda.current_stream().cuda_stream, params,
                  (1, config.share, config.split), early)
     return y
 

@@ -12,7 +12,8 @@
 // clocks: the ceiling over dense wgmma is N / (N / 2 + 16): 1.6 for N = 128, 1.78 for N = 256, less what loads write.
 //
 // Warps: WGM consumer warpgroups of MT * 64 rows each; then a warp that copies packed weights (cp.async.bulk) and one
-// that copies patches. SHARE blocks of a cluster (other channels, same pixels) load every SHARE-th patch for all of them;
+// that copies patches. With DIRECT the consumers read the weights from global memory into the registers that wgmma takes
+// A from, SETS - 1 steps ahead, and shared memory holds patches alone. SHARE blocks of a cluster (other channels, same pixels) load every SHARE-th patch for all of them;
 // SPLIT_K blocks of a cluster share the reduction and add up through each other's shared memory.
 //
 // The prelude (runtime/cuda/semi_structured.py) defines wgmma_sp<SELECTOR>(acc, a, b, meta) for TILE_N columns.
@@ -26,7 +27,13 @@ constexpr int MAX_TAPS = 64;
 constexpr int TILE_M = 64 * MT * WGM;
 constexpr int BLOCKS_M = MT * WGM;
 constexpr int CONSUMERS = 128 * WGM;
-constexpr int THREADS = CONSUMERS + 64;
+constexpr bool DIRECT = A_STAGES == 0;
+constexpr int SETS = DEEP ? 4 : 3;  // of registers, if DIRECT
+constexpr int PATCH_WARP = CONSUMERS + (DIRECT ? 0 : 32);
+// A multiprocessor's quarter has 512 registers for each of its threads' lanes: with three warps there, 168 each. Where
+// that is too few the copying warps become a whole warpgroup, which gives its registers away.
+constexpr bool GIVE = DIRECT && (WGM == 4 || WGM == 2 && TILE_N > 160) && MIN_BLOCKS == 1;
+constexpr int THREADS = GIVE ? CONSUMERS + 128 : PATCH_WARP + 32;
 constexpr int CLUSTER = SHARE * SPLIT_K;
 constexpr int BLOCK_VALUES = 64 * 64;                // bytes of the values of 64 channels x 64 (32 kept) inputs
 constexpr int BLOCK_BYTES = BLOCK_VALUES + 128 * 4;  // and their metadata, a word per thread
@@ -49,7 +56,7 @@ struct Params {
   int rows, chunks, groups, taps, relu;
   short group_first[MAX_TAPS + 1];  // where a group's taps begin
   short group_y[MAX_TAPS], group_x[MAX_TAPS];  // from the bounding box's corner
-  short tap[MAX_TAPS], tap_row[MAX_TAPS];  // place in the packed weight; rows by which its pixels are shifted
+  short tap[MAX_TAPS], tap_row[MAX_TAPS];  // place in the packed weight; 2 * rows by which its pixels are shifted + 1 for a group's last
 };
 
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
@@ -74,11 +81,16 @@ __device__ __forceinline__ u32 in_block(u32 address, u32 rank) {
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
   return there;
 }
+// Not .release.cluster: that is a memory barrier of the whole GPU at every step. What it would order was read by
+// wgmma, and has been read when its group has retired.
 __device__ __forceinline__ void barrier_arrive_in(u32 bar, u32 rank) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(in_block(bar, rank)) : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(in_block(bar, rank)) : "memory");
 }
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_meet() {  // no data passes: barriers' starts have a fence of their own
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 __device__ __forceinline__ u32 cluster_rank() {
   u32 rank;
@@ -128,6 +140,7 @@ __device__ __forceinline__ Span my_chunks(const Params& p) {
 }
 
 __device__ __forceinline__ void load_weights(const Params& p, u32 stages, u32 full, u32 empty) {
+#if A_STAGES
   Span span = my_chunks(p);
   int last_block = (p.outputs + 63) / 64 - 1;
   size_t row = (size_t)(p.chunks / p.groups) * p.taps * BLOCK_BYTES;
@@ -153,6 +166,7 @@ __device__ __forceinline__ void load_weights(const Params& p, u32 stages, u32 fu
       if (++slot == A_STAGES) slot = 0, phase ^= 1;
     }
   }
+#endif
 }
 
 __device__ __forceinline__ void load_patches(const Params& p, u32 patches, int patch_bytes, u32 full, u32 empty) {
@@ -165,8 +179,8 @@ __device__ __forceinline__ void load_patches(const Params& p, u32 patches, int p
 #endif
   int slot = 0;
   u32 phase = 0;
+  int group = span.first % p.groups, channel = span.first / p.groups * 64;
   for (int chunk = span.first; chunk < span.last; chunk++) {
-    int group = chunk % p.groups, channel = chunk / p.groups * 64;
     u32 to = patches + slot * patch_bytes, bar = full + slot * 8;
     unsigned short dx = p.group_x[group], dy = p.group_y[group];
     barrier_wait(empty + slot * 8, phase ^ 1);
@@ -190,6 +204,7 @@ __device__ __forceinline__ void load_patches(const Params& p, u32 patches, int p
 #endif
 #endif
     if (++slot == B_STAGES) slot = 0, phase ^= 1;
+    if (++group == p.groups) group = 0, channel += 64;
   }
 }
 
@@ -315,14 +330,23 @@ __device__ __forceinline__ void store_tile(const Params& p, const void* staged, 
 }
 
 struct Walk {  // where a consumer is
-  int chunk, last_chunk, t, last_t;
+  int left, t, entry, ahead;  // steps; the next tap, the tap_row of this and of the next
   int slot_a, slot_b, held_a, held_b, add;  // add: 0 at first, the sums begin there
   u32 phase_a, phase_b;
+  bool fresh;  // the first step of a patch
 };
+
+__device__ __forceinline__ Walk begin(const Params& p) {
+  Span span = my_chunks(p);
+  int first = p.group_first[span.first % p.groups];
+  int left = span.last / p.groups * p.taps + p.group_first[span.last % p.groups] - span.first / p.groups * p.taps - first;
+  int next = first + 1 == p.taps ? 0 : first + 1;
+  return {left, next, p.tap_row[first], p.tap_row[next], 0, 0, -1, -1, 0, 0, 0, true};
+}
 
 __device__ __forceinline__ void release(Walk& at, u32 empty_a, u32 empty_b) {
   if (threadIdx.x % 32 == 0) {
-    if (at.held_a >= 0) barrier_arrive(empty_a + at.held_a * 8);
+    if (!DIRECT && at.held_a >= 0) barrier_arrive(empty_a + at.held_a * 8);
     if (at.held_b >= 0) {
 #if SHARE == 1
       barrier_arrive(empty_b + at.held_b * 8);
@@ -336,17 +360,35 @@ __device__ __forceinline__ void release(Walk& at, u32 empty_a, u32 empty_b) {
   at.held_b = -1;
 }
 
-// One tap of 64 channels. The tensor cores read the metadata from the registers named in the instruction while it runs,
-// not when it is issued, and ptxas does not know: a word loaded into the register of an instruction still in flight
-// breaks its result. So either nothing is in flight at the load (DEEP = 0), or two sets of registers take turns, and
-// the older one is kept alive (`never` is false) until its instructions have retired.
+__device__ __forceinline__ void advance(const Params& p, Walk& at) {
+  at.add = 1;
+#if A_STAGES
+  at.held_a = at.slot_a;
+  if (++at.slot_a == A_STAGES) at.slot_a = 0, at.phase_a ^= 1;
+#endif
+  at.fresh = at.entry & 1;
+  if (at.fresh) {
+    at.held_b = at.slot_b;
+    if (++at.slot_b == B_STAGES) at.slot_b = 0, at.phase_b ^= 1;
+  }
+  if (++at.t == p.taps) at.t = 0;
+  at.entry = at.ahead;
+  at.ahead = p.tap_row[at.t];  // used a step later: not waited for
+  at.left--;
+}
+
+// The tensor cores read metadata (and A) from the registers named in the instruction while it runs, not when it is
+// issued, and ptxas does not know: a word loaded into the register of an instruction still in flight breaks its result.
+#if A_STAGES
+// One tap of 64 channels. Either nothing is in flight when metadata is loaded (DEEP = 0), or two sets of registers take
+// turns, and the older one is kept alive (`never` is false) until its instructions have retired.
 __device__ __forceinline__ void step(const Params& p, Walk& at, float (&acc)[MT][TILE_N / 2], u32 (&meta)[MT],
                                      u32 (&older)[MT], bool never, u32 patches, int patch_bytes, u32 stages, u32 full_a,
                                      u32 empty_a, u32 full_b, u32 empty_b) {
   u32 a = stages + at.slot_a * STAGE_BYTES + threadIdx.x / 128 * MT * BLOCK_BYTES;
-  u32 b = patches + at.slot_b * patch_bytes + p.tap_row[at.t] * 128;
+  u32 b = patches + at.slot_b * patch_bytes + (at.entry >> 1) * 128;
   barrier_wait(full_a + at.slot_a * 8, at.phase_a);
-  barrier_wait(full_b + at.slot_b * 8, at.phase_b);
+  if (at.fresh) barrier_wait(full_b + at.slot_b * 8, at.phase_b);
 #if !DEEP
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
   release(at, empty_a, empty_b);
@@ -371,22 +413,12 @@ __device__ __forceinline__ void step(const Params& p, Walk& at, float (&acc)[MT]
     for (int m = 0; m < MT; m++) asm volatile("st.shared.u32 [%0], %1;" ::"r"(patches + m * 4), "r"(older[m]) : "memory");
   release(at, empty_a, empty_b);
 #endif
-  at.add = 1;
-  at.held_a = at.slot_a;
-  if (++at.slot_a == A_STAGES) at.slot_a = 0, at.phase_a ^= 1;
-  if (++at.t < at.last_t) return;
-  at.held_b = at.slot_b;
-  if (++at.slot_b == B_STAGES) at.slot_b = 0, at.phase_b ^= 1;
-  at.chunk++;
-  at.t = p.group_first[at.chunk % p.groups];
-  at.last_t = p.group_first[at.chunk % p.groups + 1];
+  advance(p, at);
 }
 
 __device__ __forceinline__ void multiply(const Params& p, float (&acc)[MT][TILE_N / 2], u32 patches, int patch_bytes,
                                          u32 stages, u32 full_a, u32 empty_a, u32 full_b, u32 empty_b) {
-  Span span = my_chunks(p);
-  int group = span.first % p.groups;
-  Walk at = {span.first, span.last, p.group_first[group], p.group_first[group + 1], 0, 0, -1, -1, 0, 0, 0};
+  Walk at = begin(p);
   u32 meta[MT], other[MT];
   bool never = p.relu < 0;
 #pragma unroll
@@ -394,16 +426,102 @@ __device__ __forceinline__ void multiply(const Params& p, float (&acc)[MT][TILE_
   do {
     step(p, at, acc, meta, other, never, patches, patch_bytes, stages, full_a, empty_a, full_b, empty_b);
 #if DEEP
-    if (at.chunk >= at.last_chunk) break;
+    if (!at.left) break;
     step(p, at, acc, other, meta, never, patches, patch_bytes, stages, full_a, empty_a, full_b, empty_b);
 #endif
-  } while (at.chunk < at.last_chunk);
+  } while (at.left);
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 #if SHARE > 1
   at.held_a = -1;
   release(at, empty_a, empty_b);
 #endif
 }
+#else
+struct Fetch {  // where the weights' loads are, SETS - 1 steps ahead
+  const u8* block;  // this thread's place in the first tap of 64 channels
+  int left, t;
+};
+
+// A block's words of this thread: of its values [inputs / 8][channel][8] those of two rows and columns, then metadata.
+// Predicated with the old words as inputs: they stay alive, in these registers, until they are replaced.
+__device__ __forceinline__ void fetch(const Params& p, Fetch& from, u32 (&w)[MT][9]) {
+#if !(ABLATE & 1)
+  size_t row = (size_t)(p.chunks / p.groups) * p.taps * BLOCK_BYTES;
+#pragma unroll
+  for (int m = 0; m < MT; m++) {
+    const u8* values = from.block + p.tap[from.t] * BLOCK_BYTES + m * row;
+    const u8* meta = values + BLOCK_VALUES - threadIdx.x % 128 / 32 * 128;
+    asm volatile(
+        "{\n.reg .pred some;\nsetp.gt.s32 some, %11, 0;\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %0, [%9];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %1, [%9 + 128];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %2, [%9 + 1024];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %3, [%9 + 1152];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %4, [%9 + 2048];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %5, [%9 + 2176];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %6, [%9 + 3072];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %7, [%9 + 3200];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %8, [%10];\n}"
+        : "+r"(w[m][0]), "+r"(w[m][1]), "+r"(w[m][2]), "+r"(w[m][3]), "+r"(w[m][4]), "+r"(w[m][5]), "+r"(w[m][6]),
+          "+r"(w[m][7]), "+r"(w[m][8])
+        : "l"(values), "l"(meta), "r"(from.left) : "memory");
+  }
+#endif
+  from.left--;
+  if (++from.t == p.taps) from.t = 0, from.block += (size_t)p.taps * BLOCK_BYTES;
+}
+
+// One tap of 64 channels from `words`; the previous step's, `next`, are then replaced by those of SETS - 1 steps later.
+__device__ __forceinline__ void step(const Params& p, Walk& at, Fetch& from, float (&acc)[MT][TILE_N / 2],
+                                     u32 (&words)[MT][9], u32 (&next)[MT][9], u32 patches, int patch_bytes, u32 full_b,
+                                     u32 empty_b) {
+  u32 b = patches + at.slot_b * patch_bytes + (at.entry >> 1) * 128;
+  if (at.fresh) barrier_wait(full_b + at.slot_b * 8, at.phase_b);
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#if !(ABLATE & 4)
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+    wgmma_sp_direct<0>(acc[m], words[m][0], words[m][1], words[m][2], words[m][3], B_DESCRIPTOR(b), words[m][8], at.add);
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+    wgmma_sp_direct<1>(acc[m], words[m][4], words[m][5], words[m][6], words[m][7], B_DESCRIPTOR(b + 64), words[m][8], 1);
+#endif
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+  fetch(p, from, next);
+  release(at, 0, empty_b);
+  advance(p, at);
+}
+
+__device__ __forceinline__ void multiply(const Params& p, float (&acc)[MT][TILE_N / 2], u32 patches, int patch_bytes,
+                                         u32 stages, u32 full_a, u32 empty_a, u32 full_b, u32 empty_b) {
+  Walk at = begin(p);
+  int first = (threadIdx.x / 128 + blockIdx.y * WGM) * MT, last = (p.outputs + 63) / 64 - MT;
+  Span span = my_chunks(p);
+  size_t block = (size_t)max(min(first, last), 0) * (p.chunks / p.groups) + span.first / p.groups;
+  Fetch from = {p.weight + block * p.taps * BLOCK_BYTES + threadIdx.x % 128 / 32 * 256 + threadIdx.x % 32 * 4, at.left,
+                p.group_first[span.first % p.groups]};
+  u32 words[SETS][MT][9];
+#pragma unroll
+  for (int i = 0; i < SETS; i++)
+#pragma unroll
+    for (int j = 0; j < MT * 9; j++) words[i][j / 9][j % 9] = 0;
+#pragma unroll
+  for (int i = 0; i < SETS - 1; i++) fetch(p, from, words[i]);
+  do {
+#pragma unroll
+    for (int i = 0; i < SETS; i++) {
+      step(p, at, from, acc, words[i], words[(i + SETS - 1) % SETS], patches, patch_bytes, full_b, empty_b);
+      if (!at.left) break;
+    }
+  } while (at.left);
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#if SHARE > 1
+  release(at, 0, empty_b);
+#endif
+}
+static_assert(MT == 1, "a second tile's weights do not fit the registers");
+#endif
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv(const __grid_constant__ Params p) {
   extern __shared__ u8 shared[];
@@ -430,22 +548,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv(const __g
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   if (CLUSTER > 1) {
-    cluster_sync();
+    cluster_meet();
   } else {
     __syncthreads();
   }
 
+  asm volatile("griddepcontrol.launch_dependents;");  // they wait for this kernel's end before they read
   if (threadIdx.x >= CONSUMERS) {
     int thread = threadIdx.x - CONSUMERS;
-    if (thread == 0) {
+    if (GIVE) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    if (!DIRECT && thread == 0) {
       load_weights(p, stages, full_a, empty_a);
-    } else if (thread == 32) {
+    } else if (threadIdx.x == PATCH_WARP) {
       asm volatile("griddepcontrol.wait;" ::: "memory");
       load_patches(p, start, patch_bytes, full_b, empty_b);
     }
     __syncwarp();
-    if (CLUSTER > 1) cluster_sync(), cluster_sync();
+    if (CLUSTER > 1) cluster_meet(), cluster_meet();
   } else {
+    if (GIVE) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(WGM == 2 ? 240 : 112));
     for (int n = threadIdx.x; n < TILE_N; n += CONSUMERS) {
       int q = blockIdx.x * TILE_N + n, x = q % p.grid_width, y = q / p.grid_width, b = y / p.grid_height;
       y -= b * p.grid_height;
@@ -463,20 +584,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv(const __g
     }
 #endif
     multiply(p, acc, start, patch_bytes, stages, full_a, empty_a, full_b, empty_b);
-    asm volatile("griddepcontrol.launch_dependents;");
     consumers_sync();
 #if SPLIT_K > 1
     put_down(acc, (float*)staged);
 #else
     put_down_half(acc, bias, p.relu && !p.residual, start);
 #endif
-    if (CLUSTER > 1) {
+    if (SPLIT_K > 1) {
       cluster_sync();
     } else {
       consumers_sync();
+      if (CLUSTER > 1) cluster_meet();
     }
     asm volatile("griddepcontrol.wait;" ::: "memory");
     store_tile(p, staged, pixel_of);
-    if (CLUSTER > 1) cluster_sync();
+    if (CLUSTER > 1) cluster_meet();
   }
 }
