@@ -9,6 +9,7 @@ cuDNN with benchmark on, without bias; ours add theirs. One JSON line per candid
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -127,16 +128,22 @@ def problem_of(layer: str, batch: int, dtype: str) -> ConvProblem:
 
 def make_weight(layer: str, weights: str, problem: ConvProblem) -> Tensor:
     """Gaussian, pruned by magnitude to the share that the whole network's plan leaves this layer."""
+    share = shares(weights)[f"{layer}.weight"]
+    weight = torch.randn(problem.weight_shape, generator=torch.Generator().manual_seed(0))
+    weight *= (2 / (problem.reduction * max(share, 1e-4))) ** 0.5
+    prune(weight, share)
+    return weight.to(problem.torch_dtype)
+
+
+@functools.cache
+def shares(weights: str) -> dict[str, float]:
+    """What is left of each layer of ResNet-50."""
     from torchvision.models import resnet50
 
     with torch.device("meta"):
         model = resnet50()
     sizes = {n: LayerSize(p.numel(), p[0].numel()) for n, p in model.named_parameters() if p.dim() > 1}
-    share = densities(parse_weights(weights), sizes)[f"{layer}.weight"]
-    weight = torch.randn(problem.weight_shape, generator=torch.Generator().manual_seed(0))
-    weight *= (2 / (problem.reduction * max(share, 1e-4))) ** 0.5
-    prune(weight, share)
-    return weight.to(problem.torch_dtype)
+    return densities(parse_weights(weights), sizes)
 
 
 def dense(problem: ConvProblem, weight: Tensor) -> list[Candidate]:
