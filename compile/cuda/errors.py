@@ -14,6 +14,7 @@ from compile.cuda.choice import Candidate, place
 from compile.cuda.format import DENSE
 from compile.cuda.formats.dense import PLAIN, Config
 from compile.cuda.sites import Site
+from runtime.cuda.gpu import without_tf32
 
 
 class Errors(msgspec.Struct, frozen=True):
@@ -83,7 +84,7 @@ def errors(
         found[name] = float((value.to(torch.float32) - y32).norm() / y32.norm().clamp_min(1e-30))
 
     with torch.inference_mode():
-        with _watched(exact_layers, keep):
+        with _watched(exact_layers, keep), without_tf32():
             reference(inputs)
         with _watched(layers, compare):
             result = network(inputs)

@@ -104,7 +104,8 @@ def _captured(
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.inference_mode(), torch.cuda.stream(stream):
-            for module, x, residual in turns[:WARM_UP]:
+            # each copy, too: some load their kernel when they are called first, which a capture does not allow
+            for module, x, residual in turns[: max(WARM_UP, len(inputs))]:
                 _call(module, x, residual)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import subprocess
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 
@@ -57,6 +60,19 @@ def prepare(dtype: str) -> None:
     if dtype == "float32":
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Convolutions of float32 in float32, whatever is set."""
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def l2_bytes() -> int:
