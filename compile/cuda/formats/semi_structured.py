@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import product, zip_longest
 from typing import final
 
 import msgspec
@@ -110,8 +110,11 @@ def configs(problem: ConvProblem) -> tuple[Config, ...]:
     second = [Config(AMPERE, tuple(launch)) for launch in ampere.guesses(problem.input_shape, _shape(problem))]
     if torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0):
         return tuple(second)
-    found = sorted(_launches(problem), key=lambda launch: _cost(problem, launch))
-    return tuple([Config(HOPPER, tuple(launch)) for launch in found[:most]] + second[:1])
+    staged, direct = (
+        sorted(found, key=lambda launch: _cost(problem, launch)) for found in (_launches(problem), _direct(problem))
+    )
+    turns = [launch for pair in zip_longest(direct, staged) for launch in pair if launch is not None]
+    return tuple([Config(HOPPER, tuple(launch)) for launch in turns[:most]] + second[:1])
 
 
 def module(buffers: dict[str, Tensor], bias: Tensor, problem: ConvProblem, config: Config) -> nn.Module:
@@ -201,6 +204,30 @@ def _launches(problem: ConvProblem) -> list[Launch]:
     return found
 
 
+def _direct(problem: ConvProblem) -> list[Launch]:
+    """Hopper's in which warps read weights into their registers, and all shared memory is for patches."""
+    shape, found = _shape(problem), []
+    outputs, channels = -(-problem.outputs // BLOCK), -(-problem.channels // BLOCK)
+    for groups, pixels, split, gather, resident in product(
+        (2, 1), (32, 64, 96, 112, 128, 160, 192, 208, 224, 256), (1, 2, 4), (0, 1), (1, 2)
+    ):
+        if groups >= 2 * outputs or (gather and problem.kernel == (1, 1)) or pixels % (8 * split):
+            continue
+        grid = hopper.grid_of(shape, problem.height, problem.width, bool(gather))
+        if channels * len(grid.groups) < split or not hopper.mappable(shape, problem.height, problem.width, grid):
+            continue
+        threads = hopper.threads(Launch(1, groups, pixels, 0, 2, 1, split, gather, resident))
+        warps = -(-resident * threads // 128)  # of a quarter of a multiprocessor, which has 512 registers a lane
+        given = threads > 128 * groups + 32  # the copying warps give theirs away
+        room = 240 if given else 512 // warps // 8 * 8
+        deep = int(pixels // 2 + 76 <= room)
+        if not deep and pixels // 2 + 56 > room:
+            continue
+        options = (Launch(1, groups, pixels, 0, stages, 1, split, gather, resident, deep) for stages in range(8, 1, -1))
+        found += [launch for launch in options if _fits(launch, grid)][:1]
+    return found
+
+
 def _fits(launch: Launch, grid: hopper.Grid) -> bool:
     taken = hopper.shared_bytes(launch, hopper.patch_rows(launch, grid)) + 1024
     return taken * launch.resident <= _HOPPER_SHARED_BYTES + 1024
@@ -215,7 +242,8 @@ def _cost(problem: ConvProblem, launch: Launch) -> float:
     chunks = -(-problem.channels // BLOCK)
     steps, patches = chunks * len(grid.taps) / launch.split, chunks * len(grid.groups) / launch.split
     weights = blocks_m * hopper.BLOCK_BYTES
-    shared = steps * (blocks_m * (launch.pixels + 32) + weights / 128) + patches * rows
+    staged = 32 * blocks_m + weights / 128 if launch.weight_stages else 0.0  # weights written to shared memory and read
+    shared = steps * (blocks_m * launch.pixels + staged) + patches * rows
     second_level = (steps * weights + patches * rows * 128 / launch.share) / 30
     alone = 1.0 if launch.resident > 1 else 1.15  # what one block waits for, another computes in
     work = max(shared * alone, second_level) + launch.pixels * blocks_m * 2 * launch.split + 1500 / launch.resident
