@@ -182,7 +182,7 @@ def sparse(problem: ConvProblem, weight: Tensor, given: argparse.Namespace) -> l
 def compile_csr(candidates: list[Candidate]) -> None:
     """NVRTC on all cores; the ops find the result on disk."""
     from runtime.cuda.csr import source
-    from runtime.cuda.nvrtc import compile_cubin
+    from runtime.cuda.nvrtc import cubin as compile_cubin
 
     arch = "sm_{}{}".format(*torch.cuda.get_device_capability())
     texts = [source(candidate.call.geometry) for candidate in candidates if candidate.format == "csr"]

@@ -23,7 +23,7 @@ from compile.cuda.sites import Site
 from compile.cuda.tune import Budget, measure_all
 from compile.network import Network
 from runtime.artifact import DeviceProof, Requirements, Target
-from runtime.cuda import gpu
+from runtime.cuda import gpu, nvrtc
 from runtime.errors import UserError
 
 _EMULATED_PICTURES = 4
@@ -115,7 +115,9 @@ def _build_here(job: Job, choices: dict[str, Choice], folder: Path, effort: Effo
     del reference, exact_layers
     effort.report("compiling with Inductor")
     function, form_note, form_times = write(network, inputs, folder, effort)
-    by_layer, seen = proof.kernels_by_layer(network, layers, inputs), proof.kernels_of(function, inputs)
+    with nvrtc.recorded() as cubins:
+        by_layer, seen = proof.kernels_by_layer(network, layers, inputs), proof.kernels_of(function, inputs)
+    nvrtc.ship(cubins, folder / nvrtc.SHIPPED)
     # those alone that the payload was seen to start
     names = {name: tuple(kernel for kernel in kernels if kernel in seen) for name, kernels in by_layer.items()}
     made = DeviceProof(gpu.name(), gpu.versions(), times | form_times, "; ".join(filter(None, (note, form_note))))

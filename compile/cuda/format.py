@@ -74,7 +74,6 @@ def source_digest(name: str) -> str:
     ops = Path(runtime.cuda.__path__[0])
     formats = Path(compile.cuda.formats.__path__[0])
     found = hashlib.sha256()
-    for path in (formats / f"{name}.py", ops / f"{name}.py", *sorted((ops / "kernels").glob(f"{name}*"))):
-        if path.is_file():
-            found.update(path.read_bytes())
+    for path in (formats / f"{name}.py", *sorted(ops.glob(f"{name}*.py")), *sorted((ops / "kernels").glob(f"{name}*"))):
+        found.update(path.read_bytes())
     return found.hexdigest()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from runtime.cuda.nvrtc import Kernel, compile_cubin, launch
+from runtime.cuda import nvrtc
 
 FIELDS = (
     "ELEMENT_BITS", "BFLOAT", "PAIR", "BATCH", "CHANNELS", "HEIGHT", "WIDTH", "OUTPUTS", "OUT_HEIGHT", "OUT_WIDTH",
@@ -19,13 +18,11 @@ FIELDS = (
 )  # fmt: skip
 """The macros of ``kernels/csr.cu`` in the order in which the op takes their values."""
 
-SOURCE = Path(__file__).parent / "kernels" / "csr.cu"
-
 
 def source(geometry: Sequence[int]) -> str:
     """The kernel's file with its sizes defined."""
     defined = "".join(f"#define {name} {value}\n" for name, value in zip(FIELDS, geometry, strict=True))
-    return defined + SOURCE.read_text(encoding="utf-8")
+    return defined + nvrtc.source("csr.cu")
 
 
 def shared_bytes(geometry: Sequence[int]) -> int:
@@ -70,10 +67,12 @@ def csr(
         memory_format=torch.channels_last
     ), "the residual must be channels last"
     with torch.cuda.device(x.device):
-        kernel, blocks, threads, shared = _kernel(tuple(geometry), x.device.index)
+        image, blocks, threads, shared = _kernel(tuple(geometry), x.device.index)
         args = (x, entries, starts, packs, bias, residual, y)
         pointers = [None if tensor is None else tensor.data_ptr() for tensor in args]
-        launch(kernel, blocks, (threads, 1, 1), shared, pointers)
+        handle = nvrtc.function(image, "st3_csr", shared)
+        stream = torch.cuda.current_stream().cuda_stream
+        nvrtc.launch(handle, blocks, threads, shared, stream, pointers, early=False)
     return y
 
 
@@ -92,8 +91,7 @@ def _(
 
 
 @functools.cache
-def _kernel(geometry: tuple[int, ...], device: int) -> tuple[Kernel, tuple[int, int, int], int, int]:
+def _kernel(geometry: tuple[int, ...], device: int) -> tuple[bytes, tuple[int, int, int], int, int]:
     major, minor = torch.cuda.get_device_capability(device)
-    shared = shared_bytes(geometry)
-    cubin = compile_cubin(source(geometry), f"sm_{major}{minor}", ())
-    return Kernel(cubin, "st3_csr", shared), grid(geometry), 32 * geometry[FIELDS.index("WARPS")], shared
+    image = nvrtc.cubin(source(geometry), f"sm_{major}{minor}")
+    return image, grid(geometry), 32 * geometry[FIELDS.index("WARPS")], shared_bytes(geometry)

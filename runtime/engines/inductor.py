@@ -113,9 +113,10 @@ def check_gpu(artifact: Artifact) -> None:
 
 def load_function(artifact: Artifact) -> Callable[[Tensor], Tensor]:
     """The network as a function of a float32 tensor on the GPU, its custom ops registered."""
-    from runtime.cuda import gpu
+    from runtime.cuda import gpu, nvrtc
 
     register_ops(artifact)
+    nvrtc.add_shipped(artifact.payload / nvrtc.SHIPPED)
     gpu.prepare(artifact.manifest.target.dtype)
     if (artifact.payload / PACKAGE).is_file():
         from runtime.cuda.replay import first_tensor

@@ -83,7 +83,7 @@ def test_dead_input_channels_are_not_read():
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_nvrtc_compiles_the_first_configuration(arch: str, dtype: str, tmp_path: Path, monkeypatch):
     from runtime.cuda.csr import source
-    from runtime.cuda.nvrtc import compile_cubin
+    from runtime.cuda.nvrtc import cubin as compile_cubin
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     problem = ConvProblem(4, 64, 14, 14, 64, (3, 3), padding=(1, 1), dtype=dtype)

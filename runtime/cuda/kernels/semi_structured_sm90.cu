@@ -1,0 +1,603 @@
+// One convolution with 2:4 weights on Hopper: y = act(conv(x, w) + bias [+ residual]), NHWC, fp16 or bf16, fp32 sums.
+//
+// The weight is the sparse operand A of wgmma.mma_async.sp (rows: output channels), the pixels are operand B (columns).
+// Pixels are numbered q = (b * QH + y) * QW + x in a grid that is a little larger than the output, so that a filter tap
+// is a constant shift of q: a block loads each input pixel once per 64 channels into a "patch" of 128-byte rows, and
+// every tap reads the same patch through a descriptor that starts some rows further down. With a stride s the taps fall
+// into s * s groups (by the remainder of their position), each with a patch of its own. One tap per group and QW = OW
+// is the plain implicit GEMM ("gather"), which wastes no column but loads a patch per tap.
+// A patch is one im2col copy of the TMA unit: its bounding box is the grid, what lies outside of x becomes zero.
+//
+// What bounds it: shared memory gives 128 bytes a clock, and m64nNk32 reads 64 N bytes of B and 2048 of A in its N / 2
+// clocks: the ceiling over dense wgmma is N / (N / 2 + 16): 1.6 for N = 128, 1.78 for N = 256, less what loads write.
+//
+// Warps: WGM consumer warpgroups of MT * 64 rows each; then a warp that copies packed weights (cp.async.bulk) and one
+// that copies patches. With DIRECT the consumers read the weights from global memory into the registers that wgmma takes
+// A from, SETS - 1 steps ahead, and shared memory holds patches alone. SHARE blocks of a cluster (other channels, same pixels) load every SHARE-th patch for all of them;
+// SPLIT_K blocks of a cluster share the reduction and add up through each other's shared memory.
+//
+// The prelude (runtime/cuda/semi_structured.py) defines wgmma_sp<SELECTOR>(acc, a, b, meta) for TILE_N columns.
+#include "prelude.h"
+
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+constexpr int MAX_TAPS = 64;
+constexpr int TILE_M = 64 * MT * WGM;
+constexpr int BLOCKS_M = MT * WGM;
+constexpr int CONSUMERS = 128 * WGM;
+constexpr bool DIRECT = A_STAGES == 0;
+constexpr int SETS = DEEP ? 4 : 3;  // of registers, if DIRECT
+constexpr int PATCH_WARP = CONSUMERS + (DIRECT ? 0 : 32);
+// A multiprocessor's quarter has 512 registers for each of its threads' lanes: with three warps there, 168 each. Where
+// that is too few the copying warps become a whole warpgroup, which gives its registers away.
+constexpr bool GIVE = DIRECT && (WGM == 4 || WGM == 2 && TILE_N > 160) && MIN_BLOCKS == 1;
+constexpr int THREADS = GIVE ? CONSUMERS + 128 : PATCH_WARP + 32;
+constexpr int CLUSTER = SHARE * SPLIT_K;
+constexpr int BLOCK_VALUES = 64 * 64;                // bytes of the values of 64 channels x 64 (32 kept) inputs
+constexpr int BLOCK_BYTES = BLOCK_VALUES + 128 * 4;  // and their metadata, a word per thread
+constexpr int STAGE_BYTES = BLOCKS_M * BLOCK_BYTES;
+constexpr int PITCH = TILE_M + 4;                    // floats; + 4: no bank conflicts when fragments are put down
+constexpr int PITCH_HALF = TILE_M + 8;               // two-byte values; the same reason
+
+struct alignas(64) Map {
+  u8 bytes[128];
+};
+struct Params {
+  Map x;  // im2col map: boxes of `rows` pixels by 64 channels
+  const u8* weight;
+  const float* bias;
+  const u8* residual;
+  u8* y;
+  int batch, channels, height, width;
+  int outputs, out_height, out_width, grid_height, grid_width;
+  int stride_h, stride_w, lower_h, lower_w;
+  int rows, chunks, groups, taps, relu;
+  short group_first[MAX_TAPS + 1];  // where a group's taps begin
+  short group_y[MAX_TAPS], group_x[MAX_TAPS];  // from the bounding box's corner
+  short tap[MAX_TAPS], tap_row[MAX_TAPS];  // place in the packed weight; 2 * rows by which its pixels are shifted + 1 for a group's last
+};
+
+__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+__device__ __forceinline__ void barrier_init(u32 bar, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
+}
+__device__ __forceinline__ void barrier_wait(u32 bar, u32 parity) {
+  asm volatile(
+      "{\n.reg .pred done;\nagain:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n}" ::"r"(bar), "r"(parity) : "memory");
+}
+__device__ __forceinline__ void barrier_expect(u32 bar, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(u32 bar) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+__device__ __forceinline__ u32 in_block(u32 address, u32 rank) {
+  u32 there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+// Not .release.cluster: that is a memory barrier of the whole GPU at every step. What it would order was read by
+// wgmma, and has been read when its group has retired.
+__device__ __forceinline__ void barrier_arrive_in(u32 bar, u32 rank) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(in_block(bar, rank)) : "memory");
+}
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_meet() {  // no data passes: barriers' starts have a fence of their own
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+__device__ __forceinline__ u32 cluster_rank() {
+  u32 rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+__device__ __forceinline__ void consumers_sync() { asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS) : "memory"); }
+
+__device__ __forceinline__ u64 descriptor(u32 address, u32 leading, u32 stride, u32 swizzle) {
+  u64 d = (address >> 4) & 0x3FFF;
+  d |= (u64)(leading >> 4) << 16;
+  d |= (u64)(stride >> 4) << 32;
+  return d | (u64)swizzle << 62;
+}
+// A: cores of 8 x 16 bytes, 1024 bytes apart along the inputs, 128 along the channels. B: rows of 128 bytes, swizzled by
+// the bits of their address, so that a patch may be read from any row on.
+#define A_DESCRIPTOR(address) descriptor(address, 1024, 128, 0)
+#define B_DESCRIPTOR(address) descriptor(address, 16, 1024, 1)
+
+__device__ __forceinline__ float2 widen(u32 pair) {
+  float2 r;
+#if BF16
+  r.x = __uint_as_float(pair << 16);
+  r.y = __uint_as_float(pair & 0xFFFF0000u);
+#else
+  asm("{\n.reg .b16 lo, hi;\nmov.b32 {lo, hi}, %2;\ncvt.f32.f16 %0, lo;\ncvt.f32.f16 %1, hi;\n}"
+      : "=f"(r.x), "=f"(r.y) : "r"(pair));
+#endif
+  return r;
+}
+__device__ __forceinline__ u32 narrow(float lo, float hi) {
+  u32 pair;
+#if BF16
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(hi), "f"(lo));
+#else
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(hi), "f"(lo));
+#endif
+  return pair;
+}
+
+struct Span {  // chunks (64 channels of one group) that a block adds up
+  int first, last;
+};
+__device__ __forceinline__ Span my_chunks(const Params& p) {
+  int part = SPLIT_K == 1 ? 0 : blockIdx.z;
+  return {p.chunks * part / SPLIT_K, p.chunks * (part + 1) / SPLIT_K};
+}
+
+__device__ __forceinline__ void load_weights(const Params& p, u32 stages, u32 full, u32 empty) {
+#if A_STAGES
+  Span span = my_chunks(p);
+  int last_block = (p.outputs + 63) / 64 - 1;
+  size_t row = (size_t)(p.chunks / p.groups) * p.taps * BLOCK_BYTES;
+  int slot = 0;
+  u32 phase = 0;
+  for (int chunk = span.first; chunk < span.last; chunk++) {
+    int group = chunk % p.groups, channel_block = chunk / p.groups;
+    for (int t = p.group_first[group]; t < p.group_first[group + 1]; t++) {
+      barrier_wait(empty + slot * 8, phase ^ 1);
+#if ABLATE & 1
+      barrier_arrive(full + slot * 8);
+#else
+      barrier_expect(full + slot * 8, STAGE_BYTES);
+      const u8* step = p.weight + ((size_t)channel_block * p.taps + p.tap[t]) * BLOCK_BYTES;
+#pragma unroll
+      for (int i = 0; i < BLOCKS_M; i++) {
+        const u8* from = step + row * min((int)blockIdx.y * BLOCKS_M + i, last_block);
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                     ::"r"(stages + slot * STAGE_BYTES + i * BLOCK_BYTES), "l"(from), "n"(BLOCK_BYTES),
+                     "r"(full + slot * 8) : "memory");
+      }
+#endif
+      if (++slot == A_STAGES) slot = 0, phase ^= 1;
+    }
+  }
+#endif
+}
+
+__device__ __forceinline__ void load_patches(const Params& p, u32 patches, int patch_bytes, u32 full, u32 empty) {
+  Span span = my_chunks(p);
+  int q = blockIdx.x * TILE_N, x = q % p.grid_width, y = q / p.grid_width, b = y / p.grid_height;
+  x = p.lower_w + x * p.stride_w;
+  y = p.lower_h + (y - b * p.grid_height) * p.stride_h;
+#if SHARE > 1
+  u32 turn = 0, mine = cluster_rank() % SHARE;
+#endif
+  int slot = 0;
+  u32 phase = 0;
+  int group = span.first % p.groups, channel = span.first / p.groups * 64;
+  for (int chunk = span.first; chunk < span.last; chunk++) {
+    u32 to = patches + slot * patch_bytes, bar = full + slot * 8;
+    unsigned short dx = p.group_x[group], dy = p.group_y[group];
+    barrier_wait(empty + slot * 8, phase ^ 1);
+#if ABLATE & 2
+    barrier_arrive(bar);
+#else
+    barrier_expect(bar, p.rows * 128);
+#if SHARE > 1
+    unsigned short mask = ((1 << SHARE) - 1) << (cluster_rank() / SHARE * SHARE);
+    if (turn == mine)
+      asm volatile(
+          "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes.multicast::cluster "
+          "[%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8}, %9;"
+          ::"r"(to), "l"(&p.x), "r"(channel), "r"(x), "r"(y), "r"(b), "r"(bar), "h"(dx), "h"(dy), "h"(mask) : "memory");
+    if (++turn == SHARE) turn = 0;
+#else
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8};"
+        ::"r"(to), "l"(&p.x), "r"(channel), "r"(x), "r"(y), "r"(b), "r"(bar), "h"(dx), "h"(dy) : "memory");
+#endif
+#endif
+    if (++slot == B_STAGES) slot = 0, phase ^= 1;
+    if (++group == p.groups) group = 0, channel += 64;
+  }
+}
+
+// The last: all of it done, put down as [pixel][channel]; then 8 channels of a pixel at a time. Parts of a sum as floats.
+__device__ __forceinline__ void put_down(float (&acc)[MT][TILE_N / 2], float* staged) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < MT; m++) {
+    float* to = staged + (lane % 4) * 2 * PITCH + (warp / 4 * MT + m) * 64 + warp % 4 * 16 + lane / 4;
+#pragma unroll
+    for (int i = 0; i < TILE_N / 8; i++) {
+      float* at = to + i * 8 * PITCH;
+      at[0] = acc[m][i * 4];
+      at[PITCH] = acc[m][i * 4 + 1];
+      at[8] = acc[m][i * 4 + 2];
+      at[PITCH + 8] = acc[m][i * 4 + 3];
+    }
+  }
+}
+
+__device__ __forceinline__ float activate(float v, int relu) { return relu && v < 0.f ? 0.f : v; }
+
+// Whole sums in two bytes, with the bias, and activated unless a residual is still to be added.
+__device__ __forceinline__ void put_down_half(float (&acc)[MT][TILE_N / 2], float2 (&bias)[MT], int relu, u32 staged) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < MT; m++) {
+    int channel = (warp / 4 * MT + m) * 64 + warp % 4 * 16 + lane / 8 % 2 * 8;
+    u32 to = staged + ((lane / 16 * 8 + lane % 8) * PITCH_HALF + channel) * 2;
+#pragma unroll
+    for (int i = 0; i < TILE_N / 8; i += 2) {
+      u32 words[4];
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        float add = j % 2 ? bias[m].y : bias[m].x;
+        words[j] = narrow(activate(acc[m][i * 4 + j * 2] + add, relu), activate(acc[m][i * 4 + j * 2 + 1] + add, relu));
+      }
+      asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};"
+                   ::"r"(to + i * 8 * PITCH_HALF * 2), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+    }
+  }
+}
+
+__device__ __forceinline__ void load8(float (&v)[8], const float* staged, int at) {
+  const float4* q = (const float4*)(staged + at);
+  float4 a = q[0], b = q[1];
+  v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+__device__ __forceinline__ void add8(float (&v)[8], u32 address) {
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    float4 a;
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(a.x), "=f"(a.y), "=f"(a.z), "=f"(a.w) : "r"(address + h * 16) : "memory");
+    v[h * 4] += a.x, v[h * 4 + 1] += a.y, v[h * 4 + 2] += a.z, v[h * 4 + 3] += a.w;
+  }
+}
+
+__device__ __forceinline__ void store_tile(const Params& p, const void* staged, const int* pixel_of) {
+  constexpr int PIECES = TILE_M / 8, PIXELS = TILE_N / SPLIT_K, STEP = CONSUMERS / PIECES;
+  int part = SPLIT_K == 1 ? 0 : blockIdx.z;
+  int piece = threadIdx.x % PIECES, channel = blockIdx.y * TILE_M + piece * 8;
+  if (channel >= p.outputs) return;
+  bool whole = p.outputs % 8 == 0;
+#if SPLIT_K > 1
+  float bias[8];
+#pragma unroll
+  for (int i = 0; i < 8; i++) bias[i] = channel + i < p.outputs ? p.bias[channel + i] : 0.f;
+#endif
+#pragma unroll 4
+  for (int n = part * PIXELS + threadIdx.x / PIECES; n < (part + 1) * PIXELS; n += STEP) {
+    int pixel = pixel_of[n];
+    if (pixel < 0) continue;
+    size_t at = ((size_t)pixel * p.outputs + channel) * 2;
+    u32 words[4];
+#if SPLIT_K > 1
+    float v[8];
+    load8(v, (const float*)staged, n * PITCH + piece * 8);
+    u32 mine = cluster_rank(), address = shared_address((const float*)staged + n * PITCH + piece * 8);
+#pragma unroll
+    for (int other = 1; other < SPLIT_K; other++) add8(v, in_block(address, (mine + other * SHARE) % CLUSTER));
+    uint4 r = make_uint4(0, 0, 0, 0);
+    if (p.residual && whole) r = *(const uint4*)(p.residual + at);
+    u32 more[4] = {r.x, r.y, r.z, r.w};
+    if (p.residual && !whole)
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        if (channel + i < p.outputs) more[i / 2] |= (u32)((const unsigned short*)(p.residual + at))[i] << i % 2 * 16;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float2 add = widen(more[i]);
+      words[i] = narrow(activate(v[2 * i] + bias[2 * i] + add.x, p.relu),
+                        activate(v[2 * i + 1] + bias[2 * i + 1] + add.y, p.relu));
+    }
+#else
+    uint4 v = *(const uint4*)((const unsigned short*)staged + n * PITCH_HALF + piece * 8);
+    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+    if (p.residual) {
+      u32 more[4] = {0, 0, 0, 0};
+      if (whole) {
+        uint4 r = *(const uint4*)(p.residual + at);
+        more[0] = r.x, more[1] = r.y, more[2] = r.z, more[3] = r.w;
+      } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+          if (channel + i < p.outputs) more[i / 2] |= (u32)((const unsigned short*)(p.residual + at))[i] << i % 2 * 16;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        float2 a = widen(words[i]), b = widen(more[i]);
+        words[i] = narrow(activate(a.x + b.x, p.relu), activate(a.y + b.y, p.relu));
+      }
+    }
+#endif
+    if (whole) {
+      *(uint4*)(p.y + at) = make_uint4(words[0], words[1], words[2], words[3]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        if (channel + i < p.outputs) ((unsigned short*)(p.y + at))[i] = (unsigned short)(words[i / 2] >> i % 2 * 16);
+    }
+  }
+}
+
+struct Walk {  // where a consumer is
+  int left, t, entry, ahead;  // steps; the next tap, the tap_row of this and of the next
+  int slot_a, slot_b, held_a, held_b, add;  // add: 0 at first, the sums begin there
+  u32 phase_a, phase_b;
+  bool fresh;  // the first step of a patch
+};
+
+__device__ __forceinline__ Walk begin(const Params& p) {
+  Span span = my_chunks(p);
+  int first = p.group_first[span.first % p.groups];
+  int left = span.last / p.groups * p.taps + p.group_first[span.last % p.groups] - span.first / p.groups * p.taps - first;
+  int next = first + 1 == p.taps ? 0 : first + 1;
+  return {left, next, p.tap_row[first], p.tap_row[next], 0, 0, -1, -1, 0, 0, 0, true};
+}
+
+__device__ __forceinline__ void release(Walk& at, u32 empty_a, u32 empty_b) {
+  if (threadIdx.x % 32 == 0) {
+    if (!DIRECT && at.held_a >= 0) barrier_arrive(empty_a + at.held_a * 8);
+    if (at.held_b >= 0) {
+#if SHARE == 1
+      barrier_arrive(empty_b + at.held_b * 8);
+#else
+      u32 first = cluster_rank() / SHARE * SHARE;
+#pragma unroll
+      for (u32 i = 0; i < SHARE; i++) barrier_arrive_in(empty_b + at.held_b * 8, first + i);
+#endif
+    }
+  }
+  at.held_b = -1;
+}
+
+__device__ __forceinline__ void advance(const Params& p, Walk& at) {
+  at.add = 1;
+#if A_STAGES
+  at.held_a = at.slot_a;
+  if (++at.slot_a == A_STAGES) at.slot_a = 0, at.phase_a ^= 1;
+#endif
+  at.fresh = at.entry & 1;
+  if (at.fresh) {
+    at.held_b = at.slot_b;
+    if (++at.slot_b == B_STAGES) at.slot_b = 0, at.phase_b ^= 1;
+  }
+  if (++at.t == p.taps) at.t = 0;
+  at.entry = at.ahead;
+  at.ahead = p.tap_row[at.t];  // used a step later: not waited for
+  at.left--;
+}
+
+// The tensor cores read metadata (and A) from the registers named in the instruction while it runs, not when it is
+// issued, and ptxas does not know: a word loaded into the register of an instruction still in flight breaks its result.
+#if A_STAGES
+// One tap of 64 channels. Either nothing is in flight when metadata is loaded (DEEP = 0), or two sets of registers take
+// turns, and the older one is kept alive (`never` is false) until its instructions have retired.
+__device__ __forceinline__ void step(const Params& p, Walk& at, float (&acc)[MT][TILE_N / 2], u32 (&meta)[MT],
+                                     u32 (&older)[MT], bool never, u32 patches, int patch_bytes, u32 stages, u32 full_a,
+                                     u32 empty_a, u32 full_b, u32 empty_b) {
+  u32 a = stages + at.slot_a * STAGE_BYTES + threadIdx.x / 128 * MT * BLOCK_BYTES;
+  u32 b = patches + at.slot_b * patch_bytes + (at.entry >> 1) * 128;
+  barrier_wait(full_a + at.slot_a * 8, at.phase_a);
+  if (at.fresh) barrier_wait(full_b + at.slot_b * 8, at.phase_b);
+#if !DEEP
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  release(at, empty_a, empty_b);
+#endif
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(meta[m])
+                 : "r"(a + m * BLOCK_BYTES + BLOCK_VALUES + (threadIdx.x % 128) * 4) : "memory");
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#if !(ABLATE & 4)
+#pragma unroll
+  for (int m = 0; m < MT; m++) wgmma_sp<0>(acc[m], A_DESCRIPTOR(a + m * BLOCK_BYTES), B_DESCRIPTOR(b), meta[m], at.add);
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+    wgmma_sp<1>(acc[m], A_DESCRIPTOR(a + m * BLOCK_BYTES + BLOCK_VALUES / 2), B_DESCRIPTOR(b + 64), meta[m], 1);
+#endif
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#if DEEP
+  asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+  if (never)
+#pragma unroll
+    for (int m = 0; m < MT; m++) asm volatile("st.shared.u32 [%0], %1;" ::"r"(patches + m * 4), "r"(older[m]) : "memory");
+  release(at, empty_a, empty_b);
+#endif
+  advance(p, at);
+}
+
+__device__ __forceinline__ void multiply(const Params& p, float (&acc)[MT][TILE_N / 2], u32 patches, int patch_bytes,
+                                         u32 stages, u32 full_a, u32 empty_a, u32 full_b, u32 empty_b) {
+  Walk at = begin(p);
+  u32 meta[MT], other[MT];
+  bool never = p.relu < 0;
+#pragma unroll
+  for (int m = 0; m < MT; m++) meta[m] = other[m] = 0;
+  do {
+    step(p, at, acc, meta, other, never, patches, patch_bytes, stages, full_a, empty_a, full_b, empty_b);
+#if DEEP
+    if (!at.left) break;
+    step(p, at, acc, other, meta, never, patches, patch_bytes, stages, full_a, empty_a, full_b, empty_b);
+#endif
+  } while (at.left);
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#if SHARE > 1
+  at.held_a = -1;
+  release(at, empty_a, empty_b);
+#endif
+}
+#else
+struct Fetch {  // where the weights' loads are, SETS - 1 steps ahead
+  const u8* block;  // this thread's place in the first tap of 64 channels
+  int left, t;
+};
+
+// A block's words of this thread: of its values [inputs / 8][channel][8] those of two rows and columns, then metadata.
+// Predicated with the old words as inputs: they stay alive, in these registers, until they are replaced.
+__device__ __forceinline__ void fetch(const Params& p, Fetch& from, u32 (&w)[MT][9]) {
+#if !(ABLATE & 1)
+  size_t row = (size_t)(p.chunks / p.groups) * p.taps * BLOCK_BYTES;
+#pragma unroll
+  for (int m = 0; m < MT; m++) {
+    const u8* values = from.block + p.tap[from.t] * BLOCK_BYTES + m * row;
+    const u8* meta = values + BLOCK_VALUES - threadIdx.x % 128 / 32 * 128;
+    asm volatile(
+        "{\n.reg .pred some;\nsetp.gt.s32 some, %11, 0;\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %0, [%9];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %1, [%9 + 128];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %2, [%9 + 1024];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %3, [%9 + 1152];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %4, [%9 + 2048];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %5, [%9 + 2176];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %6, [%9 + 3072];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %7, [%9 + 3200];\n"
+        "@some ld.global.nc.L1::no_allocate.u32 %8, [%10];\n}"
+        : "+r"(w[m][0]), "+r"(w[m][1]), "+r"(w[m][2]), "+r"(w[m][3]), "+r"(w[m][4]), "+r"(w[m][5]), "+r"(w[m][6]),
+          "+r"(w[m][7]), "+r"(w[m][8])
+        : "l"(values), "l"(meta), "r"(from.left) : "memory");
+  }
+#endif
+  from.left--;
+  if (++from.t == p.taps) from.t = 0, from.block += (size_t)p.taps * BLOCK_BYTES;
+}
+
+// One tap of 64 channels from `words`; the previous step's, `next`, are then replaced by those of SETS - 1 steps later.
+__device__ __forceinline__ void step(const Params& p, Walk& at, Fetch& from, float (&acc)[MT][TILE_N / 2],
+                                     u32 (&words)[MT][9], u32 (&next)[MT][9], u32 patches, int patch_bytes, u32 full_b,
+                                     u32 empty_b) {
+  u32 b = patches + at.slot_b * patch_bytes + (at.entry >> 1) * 128;
+  if (at.fresh) barrier_wait(full_b + at.slot_b * 8, at.phase_b);
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#if !(ABLATE & 4)
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+    wgmma_sp_direct<0>(acc[m], words[m][0], words[m][1], words[m][2], words[m][3], B_DESCRIPTOR(b), words[m][8], at.add);
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+    wgmma_sp_direct<1>(acc[m], words[m][4], words[m][5], words[m][6], words[m][7], B_DESCRIPTOR(b + 64), words[m][8], 1);
+#endif
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+  fetch(p, from, next);
+  release(at, 0, empty_b);
+  advance(p, at);
+}
+
+__device__ __forceinline__ void multiply(const Params& p, float (&acc)[MT][TILE_N / 2], u32 patches, int patch_bytes,
+                                         u32 stages, u32 full_a, u32 empty_a, u32 full_b, u32 empty_b) {
+  Walk at = begin(p);
+  int first = (threadIdx.x / 128 + blockIdx.y * WGM) * MT, last = (p.outputs + 63) / 64 - MT;
+  Span span = my_chunks(p);
+  size_t block = (size_t)max(min(first, last), 0) * (p.chunks / p.groups) + span.first / p.groups;
+  Fetch from = {p.weight + block * p.taps * BLOCK_BYTES + threadIdx.x % 128 / 32 * 256 + threadIdx.x % 32 * 4, at.left,
+                p.group_first[span.first % p.groups]};
+  u32 words[SETS][MT][9];
+#pragma unroll
+  for (int i = 0; i < SETS; i++)
+#pragma unroll
+    for (int j = 0; j < MT * 9; j++) words[i][j / 9][j % 9] = 0;
+#pragma unroll
+  for (int i = 0; i < SETS - 1; i++) fetch(p, from, words[i]);
+  do {
+#pragma unroll
+    for (int i = 0; i < SETS; i++) {
+      step(p, at, from, acc, words[i], words[(i + SETS - 1) % SETS], patches, patch_bytes, full_b, empty_b);
+      if (!at.left) break;
+    }
+  } while (at.left);
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#if SHARE > 1
+  release(at, 0, empty_b);
+#endif
+}
+static_assert(MT == 1, "a second tile's weights do not fit the registers");
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv(const __grid_constant__ Params p) {
+  extern __shared__ u8 shared[];
+  // barriers, output pixels, then (aligned: the swizzle is of addresses) the patches and the weights' stages
+  u64* barriers = (u64*)shared;
+  int* pixel_of = (int*)(shared + 256);
+  u32 start = (shared_address(shared) + 256 + TILE_N * 4 + 1023) & ~1023u;
+  u8* staged = shared + (start - shared_address(shared));
+  int patch_bytes = p.rows * 128;  // rows: a multiple of 8
+  u32 stages = start + B_STAGES * patch_bytes;
+  u32 full_a = shared_address(barriers), empty_a = full_a + A_STAGES * 8;
+  u32 full_b = empty_a + A_STAGES * 8, empty_b = full_b + B_STAGES * 8;
+
+  if (threadIdx.x == CONSUMERS) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&p.x) : "memory");
+    for (int i = 0; i < A_STAGES; i++) {
+      barrier_init(full_a + i * 8, 1);
+      barrier_init(empty_a + i * 8, 4 * WGM);
+    }
+    for (int i = 0; i < B_STAGES; i++) {
+      barrier_init(full_b + i * 8, 1);
+      barrier_init(empty_b + i * 8, 4 * WGM * SHARE);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  if (CLUSTER > 1) {
+    cluster_meet();
+  } else {
+    __syncthreads();
+  }
+
+  asm volatile("griddepcontrol.launch_dependents;");  // they wait for this kernel's end before they read
+  if (threadIdx.x >= CONSUMERS) {
+    int thread = threadIdx.x - CONSUMERS;
+    if (GIVE) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    if (!DIRECT && thread == 0) {
+      load_weights(p, stages, full_a, empty_a);
+    } else if (threadIdx.x == PATCH_WARP) {
+      asm volatile("griddepcontrol.wait;" ::: "memory");
+      load_patches(p, start, patch_bytes, full_b, empty_b);
+    }
+    __syncwarp();
+    if (CLUSTER > 1) cluster_meet(), cluster_meet();
+  } else {
+    if (GIVE) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(WGM == 2 ? 240 : 112));
+    for (int n = threadIdx.x; n < TILE_N; n += CONSUMERS) {
+      int q = blockIdx.x * TILE_N + n, x = q % p.grid_width, y = q / p.grid_width, b = y / p.grid_height;
+      y -= b * p.grid_height;
+      bool ok = b < p.batch && y < p.out_height && x < p.out_width;
+      pixel_of[n] = ok ? (b * p.out_height + y) * p.out_width + x : -1;
+    }
+    float acc[MT][TILE_N / 2];
+#if SPLIT_K == 1
+    float2 bias[MT];
+#pragma unroll
+    for (int m = 0; m < MT; m++) {
+      int channel = blockIdx.y * TILE_M + (threadIdx.x / 128 * MT + m) * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+      bias[m].x = channel < p.outputs ? p.bias[channel] : 0.f;
+      bias[m].y = channel + 8 < p.outputs ? p.bias[channel + 8] : 0.f;
+    }
+#endif
+    multiply(p, acc, start, patch_bytes, stages, full_a, empty_a, full_b, empty_b);
+    consumers_sync();
+#if SPLIT_K > 1
+    put_down(acc, (float*)staged);
+#else
+    put_down_half(acc, bias, p.relu && !p.residual, start);
+#endif
+    if (SPLIT_K > 1) {
+      cluster_sync();
+    } else {
+      consumers_sync();
+      if (CLUSTER > 1) cluster_meet();
+    }
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    store_tile(p, staged, pixel_of);
+    if (CLUSTER > 1) cluster_meet();
+  }
+}
