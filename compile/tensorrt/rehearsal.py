@@ -1,0 +1,61 @@
+"""Runs the fp16 model on the CPU with ONNX Runtime: how far fp16 is from the network as it was given."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from compile.network import Network
+from runtime.errors import UserError
+
+_MARGIN = 4.0
+_FLOOR = 2e-3  # two units in the last place of fp16 at the largest answer
+_SEED = 20221201
+
+
+class Rehearsal(msgspec.Struct, frozen=True):
+    """``error`` is ``max|y - reference| / max|reference|`` on random pictures, ``tolerance`` what an engine may have.
+
+    An engine sums in another order and keeps other values in float32 than ONNX Runtime, so it is allowed a multiple of
+    the measured error.
+    """
+
+    error: float
+    tolerance: float
+
+
+def rehearse(model: ModelProto, network: Network) -> Rehearsal:
+    """Compare the model with the network.
+
+    Raises:
+        UserError: ONNX Runtime refuses the model, or an activation leaves fp16's range.
+    """
+    inputs = np.random.default_rng(_SEED).standard_normal(network.input_shape).astype(np.float32)
+    expected = network.answer(inputs)
+    result = _run(model, network, inputs).reshape(expected.shape)
+    if not np.isfinite(result).all():
+        raise UserError(
+            "the network leaves the range of fp16 (its answer is infinite or not a number), so TensorRT cannot run it "
+            "in float16; use a backend that computes in float32"
+        )
+    error = float(np.abs(result - expected).max()) / (float(np.abs(expected).max()) or 1.0)
+    return Rehearsal(error, max(_FLOOR, _MARGIN * error))
+
+
+def _run(model: ModelProto, network: Network, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        (result,) = session.run([network.output_name], {network.input_name: inputs})
+    except Exception as error:  # ONNX Runtime raises a class of its own for each status code
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"ONNX Runtime {onnxruntime.__version__}, which rehearses the fp16 model, cannot run it: {first}; "
+            f"use another backend"
+        ) from error
+    return np.asarray(result, np.float32)
