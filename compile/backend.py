@@ -12,16 +12,35 @@ import msgspec
 
 import compile.backends
 from compile.network import Network
-from runtime.artifact import Requirements, Target
+from runtime.artifact import DeviceProof, Requirements, Target
 from runtime.errors import UserError
 
 
+class LayerFacts(msgspec.Struct, frozen=True):
+    """What a GPU's artifact knows of a layer; see ``LayerEntry``. ``macs_usable`` is per picture."""
+
+    macs_usable: int | None = None
+    kernels: tuple[str, ...] = ()
+    dense_us: float | None = None
+    chosen_us: float | None = None
+    error: float | None = None
+    underflows: int | None = None
+
+
 class Built(msgspec.Struct, frozen=True):
-    """What a backend made: the engine that runs it, per layer its format and the reason, what a machine must have."""
+    """What a backend made: the engine that runs it, per layer its format and the reason, what a machine must have.
+
+    ``facts`` are per layer what a GPU's artifact knows beyond that, ``proof`` the same of the whole network.
+    ``deviation`` is what was measured of the network as built: ``max|y - golden| / max|golden|``; ``None`` where a
+    float32 sum in another order is all that differs.
+    """
 
     engine: str
     formats: dict[str, tuple[str, str]]
     requirements: Requirements
+    facts: dict[str, LayerFacts] = {}
+    proof: DeviceProof | None = None
+    deviation: float | None = None
 
 
 class Effort(msgspec.Struct, frozen=True):
@@ -36,12 +55,18 @@ AS_MODELLED = Effort()
 
 
 class Backend(Protocol):
-    """The functions that a backend module defines."""
+    """The functions that a backend module defines. ``device`` is ``cpu`` or ``cuda``."""
 
-    def architecture(self, isa: str) -> str:
-        """The target's architecture for what the user asked for with ``--isa``."""
+    def unable(self, device: str) -> str | None:
+        """Why this backend cannot build for a device on this machine, and what to do; ``None`` if it can."""
 
-    def uses_zeros(self) -> bool:
+    def architecture(self, wanted: str, device: str = "cpu") -> str:
+        """The target's architecture for what the user asked for with ``--isa`` or ``--arch``.
+
+        ``native`` is what this machine has.
+        """
+
+    def uses_zeros(self, device: str = "cpu") -> bool:
         """Whether a sparse checkpoint can run faster through this backend than a dense one."""
 
     def several_batch_sizes(self) -> bool:

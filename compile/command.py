@@ -12,13 +12,11 @@ import msgspec
 from rich.console import Console
 from rich.status import Status
 
-from runtime.errors import UserError
-
 if TYPE_CHECKING:
     from compile.network import Normalisation
 
-_TARGETS = ("cpu",)
-_DTYPES = ("float32",)
+_TARGETS = ("cpu", "cuda")
+_DTYPES = ("float32", "float16", "bfloat16")
 
 
 def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
@@ -59,17 +57,23 @@ def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, 
     help="Pictures per run. 1,16: one artifact for both (native). Repeat the option for separate artifacts.",
 )
 @click.option(
-    "--dtype", default="float32", show_default=True, help=f"Numbers to compute in; there is {', '.join(_DTYPES)}."
+    "--dtype", help=f"Numbers to compute in; {', '.join(_DTYPES)} on a GPU.  [default: float32; cuda: float16]"
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads that the engine uses by default.")
 @click.option(
     "--isa", default="native", show_default=True, help="Instruction set for native: avx512, avx2, aarch64, portable."
 )
 @click.option(
+    "--arch",
+    default="native",
+    show_default=True,
+    help="GPU architecture for --target cuda, such as sm_90; where there is none here, a cost model chooses.",
+)
+@click.option(
     "--tune/--no-tune",
     default=True,
     show_default=True,
-    help="Measure each layer's alternatives here and keep the fastest, or trust a cost model (native).",
+    help="Measure each layer's alternatives here and keep the fastest, or trust a cost model.",
 )
 @click.option(
     "--mean",
@@ -86,9 +90,10 @@ def compile_(
     target: str,
     backends: tuple[str, ...],
     batch_sizes: tuple[tuple[int, ...], ...],
-    dtype: str,
+    dtype: str | None,
     threads: int,
     isa: str,
+    arch: str,
     tune: bool,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
@@ -97,19 +102,30 @@ def compile_(
 ) -> None:
     """Compile SOURCES, checkpoint folders or ONNX files, into artifacts.
 
-    Without --backend a dense checkpoint goes through every CPU backend; a sparse one, and an ONNX file, through those
-    that use zeros. An ONNX file has opset 13 to 22, one picture tensor (B, C, H, W) of float32 in and one tensor out;
-    only its batch may be dynamic.
+    Without --backend a dense checkpoint goes through every backend of the target; a sparse one, and an ONNX file,
+    through those that use zeros. An ONNX file has opset 13 to 22, one picture tensor (B, C, H, W) of float32 in and one
+    tensor out; only its batch may be dynamic.
     """
-    _check_target(target, dtype)
     from compile.backend import Effort, find_backend
-    from compile.lower import artifact_name, backends_for, check_batch_sizes, lower, source_name, up_to_date
+    from compile.lower import (
+        DEVICES,
+        artifact_name,
+        backends_for,
+        check_batch_sizes,
+        check_device,
+        lower,
+        source_name,
+        up_to_date,
+    )
 
-    for name in backends:
-        find_backend(name)
+    dtype = dtype or DEVICES.get(target, _DTYPES)[0]
+    wanted = arch if target == "cuda" else isa
+    for name in backends or ("inductor",):
+        check_device(name, target, dtype)
     # what is impossible is said before the first artifact takes its time
-    jobs = [(source, name) for source in sources for name in backends or backends_for(source)]
+    jobs = [(source, name) for source in sources for name in backends or backends_for(source, target)]
     for _, name in jobs:
+        find_backend(name).architecture(wanted, target)
         for sizes in batch_sizes:
             check_batch_sizes(name, sizes)
     normalisation = _normalisation(mean, std)
@@ -118,14 +134,16 @@ def compile_(
     for source, backend in jobs:
         folder = out / source_name(source)
         for sizes in batch_sizes:
-            artifact = folder / artifact_name(backend, sizes)
+            artifact = folder / artifact_name(backend, sizes, target, dtype)
             start = time.perf_counter()
-            fresh = not force and up_to_date(source, artifact, threads, isa, normalisation)
+            fresh = not force and up_to_date(source, artifact, threads, wanted, normalisation, target, dtype)
             if not fresh:
                 what = f"compiling {source.name} with {backend}, batch {','.join(map(str, sizes))}"
                 with console.status(what) as status:
                     effort = Effort(tune, _teller(status, what))
-                    artifact = lower(source, folder, backend, sizes, threads, isa, effort, normalisation)
+                    artifact = lower(
+                        source, folder, backend, sizes, threads, wanted, effort, normalisation, target, dtype
+                    )
             seconds = time.perf_counter() - start
             made.append(
                 {
@@ -145,14 +163,6 @@ def compile_(
 def _teller(status: Status, what: str) -> Callable[[str], None]:
     """Shows what a backend is doing behind what is being compiled."""
     return lambda text: status.update(f"{what}: {text}")
-
-
-def _check_target(target: str, dtype: str) -> None:
-    if target == "cuda":
-        raise UserError(f"--target cuda is not built yet; there is {', '.join(_TARGETS)}")
-    for option, given, known in (("--target", target, _TARGETS), ("--dtype", dtype, _DTYPES)):
-        if given not in known:
-            raise UserError(f"{option} {given} is unknown; choose one of {', '.join(known)}")
 
 
 def _normalisation(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Normalisation | None:

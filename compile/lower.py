@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.backend import AS_MODELLED, Built, Effort, backend_names, find_backend
+from compile.backend import AS_MODELLED, Built, Effort, LayerFacts, backend_names, find_backend
 from compile.entrance import is_onnx, open_network, source_digest
 from compile.network import Network, Normalisation, Origin
 from runtime.artifact import (
@@ -30,6 +30,11 @@ from st3.checkpoint import load_checkpoint
 
 # float32 sums in another order differ by some 1e-6 of the largest logit; a wrong tap or weight by far more than this
 TOLERANCE = 1e-4
+# of what was measured on the golden inputs, where the target computes in fewer bits than the reference: another
+# kernel or GPU rounds elsewhere, but not four times as much
+MARGIN = 4.0
+DEVICES: dict[str, tuple[str, ...]] = {"cpu": ("float32",), "cuda": ("float16", "bfloat16", "float32")}
+"""What can be compiled for, and the dtypes that it computes in, the default first."""
 _GOLDEN_SEED = 20221201
 
 
@@ -42,6 +47,8 @@ def lower(
     isa: str,
     effort: Effort = AS_MODELLED,
     normalisation: Normalisation | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> Path:
     """Build one artifact.
 
@@ -51,9 +58,11 @@ def lower(
         backend_name: which backend builds it.
         batch_sizes: numbers of pictures per run that the artifact is built for, ascending.
         threads: CPU threads that the engine uses unless told otherwise.
-        isa: instruction set for the native backend, ``native`` for this machine's.
+        isa: instruction set for the native backend, or a GPU's architecture; ``native`` for this machine's.
         effort: whether to measure alternatives, and whom to tell what happens.
         normalisation: of an ONNX file's pictures; a checkpoint has its own.
+        device: ``cpu`` or ``cuda``.
+        dtype: what to compute in; inputs and outputs are float32.
 
     Returns:
         The artifact's folder.
@@ -62,13 +71,14 @@ def lower(
         UserError: the source is damaged, the target impossible, or the backend lacks an operator or a tool.
     """
     check_batch_sizes(backend_name, batch_sizes)
+    check_device(backend_name, device, dtype)
     if threads < 1:
         raise UserError(f"threads must be 1 or more, got {threads}")
     backend = find_backend(backend_name)
     largest = batch_sizes[-1]
-    target = Target("cpu", backend.architecture(isa), "float32", largest, threads, batch_sizes)
+    target = Target(device, backend.architecture(isa, device), dtype, largest, threads, batch_sizes)
     network, origin = open_network(source, largest, normalisation)
-    final = out / artifact_name(backend_name, batch_sizes)
+    final = out / artifact_name(backend_name, batch_sizes, device, dtype)
     part = out / f".{final.name}.part-{os.getpid()}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -90,9 +100,21 @@ def source_name(source: Path) -> str:
     return source.stem if is_onnx(source) else source.resolve().name
 
 
-def artifact_name(backend_name: str, batch_sizes: tuple[int, ...]) -> str:
-    """``native-b1`` or, where an artifact holds several batch sizes, ``native-b1-16``."""
-    return f"{backend_name}-b{'-'.join(map(str, batch_sizes))}"
+def artifact_name(backend_name: str, batch_sizes: tuple[int, ...], device: str = "cpu", dtype: str = "float32") -> str:
+    """``native-b1``; of several batch sizes in one ``native-b1-16``; of a GPU's ``inductor-cuda-float16-b32``."""
+    where = "" if device == "cpu" else f"-{device}-{dtype}"
+    return f"{backend_name}{where}-b{'-'.join(map(str, batch_sizes))}"
+
+
+def check_device(backend_name: str, device: str, dtype: str) -> None:
+    """Raise ``UserError`` where there is no such target, or the backend cannot build for it on this machine."""
+    for option, given, known in (("--target", device, tuple(DEVICES)), ("--dtype", dtype, DEVICES.get(device, ()))):
+        if given not in known:
+            where = f" on {device}" if option == "--dtype" else ""
+            raise UserError(f"{option} {given} is unknown{where}; choose one of {', '.join(known)}")
+    reason = find_backend(backend_name).unable(device)
+    if reason is not None:
+        raise UserError(f"--target {device}: {reason}")
 
 
 def check_batch_sizes(backend_name: str, batch_sizes: tuple[int, ...]) -> None:
@@ -110,7 +132,13 @@ def check_batch_sizes(backend_name: str, batch_sizes: tuple[int, ...]) -> None:
 
 
 def up_to_date(
-    source: Path, artifact: Path, threads: int, isa: str, normalisation: Normalisation | None = None
+    source: Path,
+    artifact: Path,
+    threads: int,
+    isa: str,
+    normalisation: Normalisation | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> bool:
     """Whether an artifact is whole, of this schema, and from this very source for this target and these pictures."""
     try:
@@ -120,7 +148,9 @@ def up_to_date(
     target = manifest.target
     if manifest.schema_version != SCHEMA_VERSION or target.threads != threads:
         return False
-    if target.architecture != find_backend(manifest.backend).architecture(isa):
+    if (target.device, target.dtype) != (device, dtype):
+        return False
+    if target.architecture != find_backend(manifest.backend).architecture(isa, device):
         return False
     if is_onnx(source):
         wanted = (normalisation or Normalisation()).of(manifest.preprocessing.shape)
@@ -131,13 +161,15 @@ def up_to_date(
     return manifest.lineage.checkpoint_sha256 == source_digest(source)
 
 
-def backends_for(source: Path) -> list[str]:
+def backends_for(source: Path, device: str = "cpu") -> list[str]:
     """The backends that make sense: all for a dense checkpoint, those that use zeros for a sparse one or a file.
 
     A backend that computes zeros takes as long for a sparse checkpoint as for a dense one; ask for it by name to see.
+    One that cannot build for the device here is left out.
     """
+    able = [name for name in backend_names() if find_backend(name).unable(device) is None]
     dense = not is_onnx(source) and load_checkpoint(source).info.method == "dense"
-    return [name for name in backend_names() if dense or find_backend(name).uses_zeros()]
+    return [name for name in able if dense or find_backend(name).uses_zeros(device)]
 
 
 def _write_golden(folder: Path, network: Network) -> NDArray[np.float32]:
@@ -173,9 +205,10 @@ def _manifest(
         classes=origin.classes,
         preprocessing=origin.preprocessing,
         layers=_layer_table(built, network, origin.patterns),
-        tolerance=Tolerance(TOLERANCE),
+        tolerance=Tolerance(TOLERANCE if built.deviation is None else max(TOLERANCE, MARGIN * built.deviation)),
         requirements=built.requirements,
         files=list_files(folder),
+        proof=built.proof,
     )
 
 
@@ -183,6 +216,7 @@ def _layer_table(built: Built, network: Network, patterns: dict[str, str]) -> tu
     entries = []
     for layer in network.layers():
         form, reason = built.formats[layer.name]
+        facts = built.facts.get(layer.name, LayerFacts())
         nonzeros = int(np.count_nonzero(layer.weight))
         entries.append(
             LayerEntry(
@@ -196,6 +230,7 @@ def _layer_table(built: Built, network: Network, patterns: dict[str, str]) -> tu
                 macs_nonzero=layer.macs_nonzero,
                 format=form,
                 reason=reason,
+                **msgspec.structs.asdict(facts),
             )
         )
     return tuple(entries)

@@ -19,7 +19,8 @@ import msgspec
 from runtime.data import Preprocessing, sha256_of
 from runtime.errors import ArtifactError
 
-SCHEMA_VERSION = 2  # 2: Target.batch_sizes; a native payload has a folder per batch size
+SCHEMA_VERSION = 3
+"""2: Target.batch_sizes; a native payload has a folder per batch size. 3: what is proven of a GPU's layers."""
 MANIFEST = "manifest.json"
 
 
@@ -32,7 +33,9 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an artifact was built for. ``architecture`` is an instruction set (``avx512``, ``aarch64``, ...).
+    """What an artifact was built for. ``architecture`` is an instruction set (``avx512``) or a GPU's (``sm_90``).
+
+    ``dtype`` is what is computed in; inputs and outputs are float32 whatever it is.
 
     ``batch_size`` is that of the manifest's shapes and of the golden data. ``batch_sizes`` are all that the payload was
     built for, ascending; ``batch_size`` is the last of them. Empty, as in schema 1, means ``batch_size`` alone.
@@ -74,8 +77,19 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[str, str]
 
 
-class LayerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One conv or linear layer. MACs are per picture; ``reason`` says why it got this ``format``."""
+class LayerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One conv or linear layer. MACs are per picture; ``reason`` says why it got this ``format``.
+
+    What only a GPU's artifact knows, ``None`` or empty elsewhere and where it was not measured:
+
+    Attributes:
+        macs_usable: multiply-adds that the kernel executes.
+        kernels: names that the profiler saw when the layer ran.
+        dense_us: microseconds of the whole batch in the fastest dense kernel, in a CUDA graph.
+        chosen_us: the same of the kernel that was chosen.
+        error: ``|y - y32| / |y32|`` (Frobenius) of the layer's result in the running network against float32.
+        underflows: weights that are not zero and become zero in the target's dtype.
+    """
 
     name: str
     op: str
@@ -87,6 +101,12 @@ class LayerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     macs_nonzero: int
     format: str
     reason: str
+    macs_usable: int | None = None
+    kernels: tuple[str, ...] = ()
+    dense_us: float | None = None
+    chosen_us: float | None = None
+    error: float | None = None
+    underflows: int | None = None
 
 
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,12 +116,33 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Requirements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the machine must have: CPU flags as the kernel names them, packages with the version built against."""
+    """What the machine must have: CPU flags as the kernel names them, packages with the version built against.
+
+    ``ops`` are the modules of ``runtime.cuda`` whose custom ops the payload calls.
+    """
 
     system: str = ""
     machine: str = ""
     cpu_flags: tuple[str, ...] = ()
     packages: dict[str, str] = {}
+    ops: tuple[str, ...] = ()
+
+
+class DeviceProof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the target's device was measured, and the whole network on it.
+
+    Attributes:
+        device: name of the GPU; empty where a cost model chose.
+        versions: driver, CUDA, cuDNN and torch.
+        networks_us: microseconds of the whole batch by version of the network (``dense``, ``chosen``, ...), each one
+            CUDA graph, median, measured in turns.
+        note: what was decided from them.
+    """
+
+    device: str = ""
+    versions: dict[str, str] = {}
+    networks_us: dict[str, float] = {}
+    note: str = ""
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,7 +152,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size_bytes: int
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``manifest.json``. ``files`` lists every other file of the artifact by its relative POSIX path."""
 
     schema_version: int
@@ -128,6 +169,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: Tolerance
     requirements: Requirements
     files: dict[str, FileEntry]
+    proof: DeviceProof | None = None
 
     @property
     def macs_dense(self) -> int:

@@ -16,13 +16,13 @@ from runtime.errors import UserError
 REASON = "Inductor's CPU kernels are dense: a zero costs what any weight costs"
 
 
-def architecture(isa: str) -> str:
+def architecture(wanted: str, device: str = "cpu") -> str:
     """Inductor compiles for the machine it runs on; the flag is the native backend's."""
     del isa
     return platform.machine()
 
 
-def uses_zeros() -> bool:
+def uses_zeros(device: str = "cpu") -> bool:
     """No kernel of it skips zeros."""
     return False
 

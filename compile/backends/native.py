@@ -22,13 +22,20 @@ from runtime.abi import LIBRARY_FILE, STEPS_FILE, WEIGHT_FILE, batch_folder
 from runtime.artifact import Requirements, Target
 
 
-def architecture(isa: str) -> str:
+def unable(device: str) -> str | None:
+    """It builds for CPUs alone."""
+    return None if device == "cpu" else "the native backend generates C++ for CPUs; give --backend inductor for a GPU"
+
+
+def architecture(wanted: str, device: str = "cpu") -> str:
     """The instruction set's own name."""
-    return isa_for(isa).name
+    del device
+    return isa_for(wanted).name
 
 
-def uses_zeros() -> bool:
+def uses_zeros(device: str = "cpu") -> bool:
     """Zeros are not stored and not computed."""
+    del device
     return True
 
 

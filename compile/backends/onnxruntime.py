@@ -13,14 +13,24 @@ from runtime.artifact import Requirements, Target
 REASON = "ONNX Runtime's CPU kernels are dense: a zero costs what any weight costs"
 
 
-def architecture(isa: str) -> str:
+def unable(device: str) -> str | None:
+    """It builds for CPUs alone."""
+    return (
+        None
+        if device == "cpu"
+        else "the onnxruntime backend is the yardstick on CPUs; give --backend inductor for a GPU"
+    )
+
+
+def architecture(wanted: str, device: str = "cpu") -> str:
     """ONNX Runtime chooses its instructions when it loads the model."""
-    del isa
+    del wanted, device
     return platform.machine()
 
 
-def uses_zeros() -> bool:
+def uses_zeros(device: str = "cpu") -> bool:
     """No kernel of it skips zeros."""
+    del device
     return False
 
 
