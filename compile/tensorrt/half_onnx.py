@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ class HalfWriter:
         self.weights: dict[str, NDArray[np.generic]] = {}
         self.names: Counter[str] = Counter()
 
-    def node(self, op: str, inputs: list[str], output: str, name: str, **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], output: str, name: str, **attributes: Any) -> str:
         """Add a node. A name that is taken (a layer that runs twice) gets a number behind it."""
         self.names[name] += 1
         unique = name if self.names[name] == 1 else f"{name}#{self.names[name]}"
@@ -57,7 +58,7 @@ class HalfWriter:
         return self.node(op, [source], output, name, **attributes)
 
 
-_ACTIVATIONS: dict[str, tuple[str, dict[str, object]]] = {
+_ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
     "hardswish": ("HardSwish", {}),
     "sigmoid": ("Sigmoid", {}),

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from st3.patterns import Groups, obeys, reject
 
@@ -64,7 +64,7 @@ def why_not(weight_NKRS: NDArray[np.generic]) -> str:
     return ""
 
 
-def _weight(node: NodeProto, stored: dict[str, object], made: dict[str, NodeProto]) -> NDArray[np.generic] | None:
+def _weight(node: NodeProto, stored: dict[str, TensorProto], made: dict[str, NodeProto]) -> NDArray[np.generic] | None:
     """The weight with the outputs first; ``None`` where it is computed at run time."""
     if len(node.input) < 2:
         return None

@@ -18,14 +18,13 @@ def pool(writer: HalfWriter, node: Pool) -> None:
     shared = {"kernel_shape": list(node.kernel), "strides": list(node.stride)}
     dilations = {"dilations": list(node.dilation)} if node.dilation != (1, 1) else {}
     if node.maximum:
-        writer.node(
-            "MaxPool", [node.input], node.output, node.output, pads=list(node.padding), **shared, **dilations
-        )
+        writer.node("MaxPool", [node.input], node.output, node.output, pads=list(node.padding), **shared, **dilations)
         return
     source, padding = node.input, node.padding
     if node.counted is not None and any(node.counted):
         source = _padded(writer, node, node.counted)
-        padding = tuple(whole - part for whole, part in zip(node.padding, node.counted, strict=True))
+        top, left, bottom, right = (whole - part for whole, part in zip(node.padding, node.counted, strict=True))
+        padding = (top, left, bottom, right)
     writer.node(
         "AveragePool",
         [source],
