@@ -53,7 +53,13 @@ class PlanInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def is_installed(key: str) -> bool:
     """Whether one of a library's modules is there; imports nothing."""
-    return any(importlib.util.find_spec(name) is not None for name in _MODULES[key])
+    return any(has_module(name) for name in _MODULES[key])
+
+
+def has_module(name: str) -> bool:
+    """Whether a module is there; a mere folder of that name, which Python takes for a package without files, is none."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None
 
 
 def find(key: str) -> Library | None:
@@ -63,12 +69,12 @@ def find(key: str) -> Library | None:
         ArtifactError: it is installed and cannot be loaded, for instance without the shared libraries of its own.
     """
     for name in _MODULES[key]:
-        if importlib.util.find_spec(name) is None:
+        if not has_module(name):
             continue
         try:
             module = importlib.import_module(name)
             return Library(key, str(module.__version__), module)
-        except (ImportError, OSError, AttributeError) as error:  # a folder of that name is a module without a version
+        except (ImportError, OSError) as error:
             raise ArtifactError(
                 f"{TITLES[key]} is installed and cannot be loaded ({error}); install it again: {INSTALL[key]}"
             ) from error

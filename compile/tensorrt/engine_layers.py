@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 _METADATA = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 _TORCH = re.compile(r"\[[A-Z_]+\]-\[aten_ops\.[^\]]+\]-\[((?:[^\[\]]|\[[^\]]*\])+)\]")
+# a kernel that only moves or casts data bears the names of the nodes around it as well
+_MULTIPLIES = re.compile(r"conv|correlation|gemm|matrix|matmul|fusion|fully|myelin", re.IGNORECASE)
 # TensorRT for RTX chooses a kernel when the plan is loaded; until then this stands for it
 _PLACEHOLDERS = ("", "__myelin_CASK_STUB")
 
@@ -51,6 +54,16 @@ def _module_of(path: str) -> str:
     """``L['self'].layer1.0.conv1/convolution_2`` or ``layer1/0/conv1/convolution_2`` is ``layer1.0.conv1``."""
     module = path.rpartition("/")[0].replace("/", ".")
     return re.sub(r"^(L\['self'\]\.)?(body\.)?", "", module)
+
+
+def by_node(layers: Iterable[EngineLayer]) -> dict[str, EngineLayer]:
+    """The layer that computes each node: of several that name it the first that multiplies, else the last."""
+    found: dict[str, EngineLayer] = {}
+    for layer in layers:
+        for node in layer.nodes:
+            if node not in found or not _MULTIPLIES.search(found[node].kind):
+                found[node] = layer
+    return found
 
 
 def read_inspection(text: str) -> tuple[EngineLayer, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from torch.export import ExportedProgram
 
 from compile.tensorrt.builder import BuiltPlan, inspect_plan, timing_file
 from runtime.errors import UserError
-from runtime.trt import TENSORRT, Library, find
+from runtime.trt import TENSORRT, Library, find, has_module
 
 INSTALL = "pip install torch-tensorrt (torch 2.11 to 2.14 each have one of their own; torch 2.15 has none)"
 _LOGGERS = ("torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]")
@@ -22,7 +21,7 @@ _LOGGERS = ("torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]")
 
 def unable() -> str | None:
     """Why nothing can be built on this machine; ``None`` if something can. Imports nothing."""
-    if importlib.util.find_spec("torch_tensorrt") is None:
+    if not has_module("torch_tensorrt"):
         return f"torch-tensorrt is not installed: {INSTALL}; or use --backend tensorrt"
     if not torch.cuda.is_available():
         return "torch-tensorrt builds on the GPU that it builds for, and there is none here; use --backend tensorrt"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from compile.tensorrt.build_log import BuildLog
-from compile.tensorrt.engine_layers import EngineLayer
+from compile.tensorrt.engine_layers import EngineLayer, by_node
 from compile.tensorrt.two_of_four import WeightCheck
 from runtime.trt import RTX, Library
 
@@ -52,7 +52,7 @@ def judge(
         library: what built it. TensorRT for RTX chooses its kernels later, when it loads the plan on a GPU.
     """
     weights = {check.node: check for check in checks}
-    where = {node: layer for layer in (inspected or log.layers) for node in layer.nodes}
+    where = by_node(inspected or log.layers)
     found = (_judge(name, weights.get(name), log, where.get(name), library) for name in layers)
     return tuple(msgspec.structs.replace(verdict, reason=verdict.reason + _together(verdict)) for verdict in found)
 
