@@ -136,7 +136,9 @@ def test_batch_normalisation_keeps_two_of_four_and_zeros_are_positive() -> None:
 
 def test_what_fp16_cannot_hold_is_refused_or_counted() -> None:
     assert underflows(np.array([1e-9, 6e-8, 0.0, 1.0], np.float32)) == 1
-    with pytest.raises(UserError, match=r"^a folded weight or bias of 70000 does not fit fp16, whose largest .* 65504;"):
+    with pytest.raises(
+        UserError, match=r"^a folded weight or bias of 70000 does not fit fp16, whose largest .* 65504;"
+    ):
         as_half(np.array([7e4], np.float32))
     with pytest.raises(UserError, match="does not fit fp16"):
         as_half(np.array([np.nan], np.float32))
@@ -148,12 +150,16 @@ def test_a_network_that_leaves_the_range_of_fp16_is_refused() -> None:
         module[0].weight.fill_(6e4)
         module[1].weight.fill_(1e-3)
     network = network_of(module, (1, 8, 8))
-    with pytest.raises(UserError, match=r"^the network leaves the range of fp16 .*so TensorRT cannot run it in float16"):
+    with pytest.raises(
+        UserError, match=r"^the network leaves the range of fp16 .*so TensorRT cannot run it in float16"
+    ):
         rehearse(write_model(network), network)
 
 
 def test_torchs_program_with_a_weight_beyond_fp16_is_refused() -> None:
     module = VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=5)
     nn.init.constant_(module.heads.head.weight, 1e5)
-    with pytest.raises(UserError, match=r"heads\.head\.weight holds 100000, which does not fit fp16 \(largest 65504\);"):
+    with pytest.raises(
+        UserError, match=r"heads\.head\.weight holds 100000, which does not fit fp16 \(largest 65504\);"
+    ):
         write_model(network_of(module, (3, 32, 32)))
