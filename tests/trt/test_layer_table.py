@@ -19,9 +19,9 @@ REAL = Path(__file__).parent / "data/rtx-1.7.1-resnet18-2to4.log"
 TRT = Library(TENSORRT, "10.15.1", None)
 FITS = {"op": "Conv", "shape": (64, 64, 3, 3), "density": 0.5}
 
-# From documentation, not from a build of ours. TensorRT 8: developer guide, "Structured Sparsity", and
-# NVIDIA/TensorRT#4054, which has fused names. TensorRT 10: NVIDIA's words in NVIDIA/TensorRT-Model-Optimizer's example
-# of sparse int8 ("(Sparsity) Found N layer(s) eligible to use sparse tactics: ..."), and public logs without names.
+# From documentation, not from a build of ours. TensorRT 8: developer guide, "Structured Sparsity"; NVIDIA/TensorRT#4054
+# has fused names. TensorRT 10: the README of NVIDIA ModelOpt's sparse int8 example (TensorRT 10.14), which gives the
+# words and leaves the names out; logs without names are public as well.
 DOCUMENTED = {
     "8": (
         "[03/23/2021-00:14:05] [I] [TRT] (Sparsity) Layers eligible for sparse math: conv1, conv2 + conv2/relu, conv3",
@@ -40,7 +40,7 @@ INSPECTION = """{"Layers": [
   {"Name": "Reformatting CopyNode for Input Tensor 0 to conv1 + conv1/relu", "LayerType": "Reformat",
    "TacticName": "", "TacticValue": "0x00000000000003e8", "Metadata": "[ONNX Layer: conv1]"},
   {"Name": "conv1 + conv1/relu", "LayerType": "CaskConvolution", "ParameterType": "Convolution", "Kernel": [3,3],
-   "HasSparseWeights": 0, "TacticName": "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize128x64x64",
+   "HasSparseWeights": 0, "TacticName": "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize128x64",
    "Metadata": "[ONNX Layer: conv1]\\u001e[ONNX Layer: conv1/relu]"},
   {"Name": "conv2", "LayerType": "CaskConvolution", "ParameterType": "Convolution",
    "TacticName": "sm80_xmma_fprop_sparse_conv_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize128x128x64",

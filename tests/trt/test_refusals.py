@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import torch
 from onnx import ModelProto
+from support import export_module
 from torch import nn
 from trt_stubs import ERROR, VERBOSE, gpu, install, stub
 
@@ -25,7 +26,6 @@ from runtime.artifact import Target
 from runtime.engines.tensorrt import check_gpu
 from runtime.errors import ArtifactError, UserError
 from runtime.trt import RTX, TENSORRT, Library, PlanInfo, find, is_installed, read_info, require
-from support import export_module
 
 EFFORT = tensorrt.Effort()
 PLAN = PlanInfo(TENSORRT, "10.15.1.29", "sm_90", "NVIDIA H100")
@@ -41,8 +41,8 @@ def test_no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
     gpu(monkeypatch, (9, 0))
     assert tensorrt.unable("cuda") == (
-        "TensorRT is not installed: pip install tensorrt-cu13 (or tensorrt-cu12; from NVIDIA's index, on a machine with "
-        "a driver); TensorRT for RTX, which builds without a GPU: pip install --no-deps tensorrt-rtx-cu13-libs "
+        "TensorRT is not installed: pip install tensorrt-cu13 (or tensorrt-cu12; from NVIDIA's index, on a machine "
+        "with a driver); TensorRT for RTX, which builds without a GPU: pip install --no-deps tensorrt-rtx-cu13-libs "
         "tensorrt-rtx-cu13-bindings"
     )
     assert refused(choose, "sm_90").startswith("--backend tensorrt: TensorRT is not installed: pip install")
@@ -68,7 +68,8 @@ def test_another_gpu_than_the_one_at_hand(monkeypatch: pytest.MonkeyPatch) -> No
     install(monkeypatch, tensorrt=stub())
     assert choose("sm_90").key == TENSORRT
     assert refused(choose, "sm_89") == (
-        "TensorRT builds for the GPU at hand, sm_90, not for sm_89; build where such a GPU is, or use --backend inductor"
+        "TensorRT builds for the GPU at hand, sm_90, not for sm_89; build where such a GPU is, "
+        "or use --backend inductor"
     )
     install(monkeypatch, tensorrt=stub(), tensorrt_rtx=stub("1.7.1.116"))
     assert choose("sm_89").key == RTX
@@ -129,7 +130,8 @@ def test_what_the_parser_and_the_builder_refuse() -> None:
     )
     trt = stub("1.7.1.116", plan=None, says=[(ERROR, "no implementation for conv1")])
     assert refused(build_plan, Library(RTX, "1.7.1.116", trt), ModelProto(), "sm_89") == (
-        "TensorRT for RTX 1.7.1.116 cannot build the network for sm_89: no implementation for conv1; use another backend"
+        "TensorRT for RTX 1.7.1.116 cannot build the network for sm_89: no implementation for conv1; "
+        "use another backend"
     )
     trt = stub("1.7.1.116", plan=None)
     assert "it says nothing of why" in refused(build_plan, Library(RTX, "1.7.1.116", trt), ModelProto(), "sm_89")
@@ -160,8 +162,8 @@ def test_a_plan_runs_in_the_version_that_built_it(tmp_path: Path, monkeypatch: p
     )
     install(monkeypatch, tensorrt=stub("11.0.0.1"))
     assert refused(require, PLAN) == (
-        "this artifact was built by TensorRT 10.15.1.29 and 11.0.0.1 is installed; a plan runs only in the version that "
-        "built it: install 10.15.1.29 or compile again"
+        "this artifact was built by TensorRT 10.15.1.29 and 11.0.0.1 is installed; a plan runs only in the version "
+        "that built it: install 10.15.1.29 or compile again"
     )
     install(monkeypatch, tensorrt=stub("10.15.1.29"))
     assert require(PLAN).title == "TensorRT 10.15.1.29"
