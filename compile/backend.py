@@ -75,7 +75,8 @@ class Backend(Protocol):
     def build(self, network: Network, target: Target, folder: Path, effort: Effort) -> Built:
         """Write ``folder/payload`` (and, if it helps a reader, ``folder/source``).
 
-        The network is that for the largest of the target's batch sizes.
+        ``folder/golden`` is there already, as the artifact will have it. The network is that for the largest of the
+        target's batch sizes.
         """
 
 

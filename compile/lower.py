@@ -83,8 +83,8 @@ def lower(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        built = backend.build(network, target, part, effort)
         output = _write_golden(part / "golden", network)
+        built = backend.build(network, target, part, effort)
         name = f"{source_name(source)}/{final.name}"
         write_manifest(part, _manifest(name, backend_name, built, network, origin, target, output, part))
         if final.exists():

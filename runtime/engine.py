@@ -49,6 +49,16 @@ class Engine(ABC):
             UserError: a name, shape or dtype is not the manifest's.
         """
 
+    def device_ms(self, inputs: Mapping[str, NDArray[np.float32]], cold: bool = False) -> float | None:
+        """Milliseconds that a device of its own takes for a batch that lies in its memory, or ``None`` without one.
+
+        Args:
+            inputs: as for ``run``.
+            cold: the device's caches are emptied before.
+        """
+        del inputs, cold
+        return None
+
     def close(self) -> None:  # noqa: B027 - most engines hold nothing that the garbage collector does not free
         """Free threads and memory; the engine cannot run afterwards."""
 

@@ -1,4 +1,4 @@
-"""AOTInductor: torch's own compiler, ahead of time, to one ``.pt2`` package. Dense."""
+"""AOTInductor: torch's own compiler, ahead of time, to one ``.pt2`` package. Dense on CPUs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,24 @@ from runtime.errors import UserError
 REASON = "Inductor's CPU kernels are dense: a zero costs what any weight costs"
 
 
+def unable(device: str) -> str | None:
+    """It builds for both; for a GPU that is not here a cost model chooses."""
+    del device
+    return None
+
+
 def architecture(wanted: str, device: str = "cpu") -> str:
-    """Inductor compiles for the machine it runs on; the flag is the native backend's."""
-    del isa
-    return platform.machine()
+    """On a CPU Inductor compiles for the machine it runs on; of GPUs the one here, or the one that was asked for."""
+    if device == "cpu":
+        return platform.machine()
+    from compile.cuda.arch import gpu_architecture
+
+    return gpu_architecture(wanted)
 
 
 def uses_zeros(device: str = "cpu") -> bool:
-    """No kernel of it skips zeros."""
-    return False
+    """Inductor's own kernels skip no zeros; the formats of the target cuda do."""
+    return device == "cuda"
 
 
 def several_batch_sizes() -> bool:
@@ -33,14 +42,18 @@ def several_batch_sizes() -> bool:
 
 
 def build(network: Network, target: Target, folder: Path, effort: Effort) -> Built:
-    """Compile ``payload/model.pt2``.
+    """Compile ``payload/model.pt2``; for a GPU see ``compile.cuda.build``.
 
     Raises:
         UserError: the network is an ONNX file, or Inductor or the C++ compiler it calls refused it.
     """
     import torch
 
-    del target, effort
+    if target.device == "cuda":
+        from compile.cuda import build as cuda
+
+        return cuda.build(network, target, folder, effort)
+    del effort
     program = network.program()
     payload = folder / "payload"
     payload.mkdir(parents=True)

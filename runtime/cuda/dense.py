@@ -24,8 +24,11 @@ def dense_fused(
     if not x.is_cuda:
         return _reference(x, weight, bias, residual, stride, padding, dilation, groups, True)
     if residual is None:
-        return torch.ops.aten.cudnn_convolution_relu(x, weight, bias, stride, padding, dilation, groups)
-    return torch.ops.aten.cudnn_convolution_add_relu(x, weight, residual, 1.0, bias, stride, padding, dilation, groups)
+        y: Tensor = torch.ops.aten.cudnn_convolution_relu(x, weight, bias, stride, padding, dilation, groups)
+    else:
+        window = (stride, padding, dilation, groups)
+        y = torch.ops.aten.cudnn_convolution_add_relu(x, weight, residual, 1.0, bias, *window)
+    return y
 
 
 @dense_fused.register_fake

@@ -1,20 +1,29 @@
-"""Runs ``payload/model.pt2``, a package that AOTInductor compiled ahead of time, with torch."""
+"""Runs what torch compiled: ``payload/model.pt2`` of AOTInductor's, or ``payload/exported.pt2``, an exported program.
+
+A CPU's package is called as it is. On a GPU the whole network is captured as one CUDA graph with static buffers.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, final
 
 from runtime.engine import Engine
 from runtime.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from runtime.artifact import Artifact
+
+PACKAGE = "model.pt2"
+PROGRAM = "exported.pt2"
 
 
 class InductorEngine(Engine):
@@ -35,14 +44,118 @@ class InductorEngine(Engine):
         return {self.artifact.manifest.output.name: tensor.numpy().copy()}
 
 
+@final
+class CudaEngine(Engine):
+    """One CUDA graph. Inputs and outputs pass through pinned memory, which the GPU reads and writes by itself."""
+
+    def __init__(self, artifact: Artifact, threads: int, function: Callable[[Tensor], Tensor]) -> None:
+        import torch
+
+        from runtime.cuda.replay import Replay
+
+        super().__init__(artifact, threads)
+        manifest = artifact.manifest
+        self._replay = Replay(function, torch.zeros(manifest.input.shape, device="cuda"))
+        self._input = torch.empty(manifest.input.shape, pin_memory=True)
+        self._output = torch.empty(manifest.output.shape, pin_memory=True)
+
+    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """See ``Engine.run``."""
+        import torch
+
+        self._fill(inputs)
+        self._replay.replay()
+        self._output.copy_(self._replay.output, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        return {self.artifact.manifest.output.name: self._output.numpy().copy()}
+
+    def device_ms(self, inputs: Mapping[str, NDArray[np.float32]], cold: bool = False) -> float | None:
+        """See ``Engine.device_ms``: CUDA events around one replay of the graph."""
+        from runtime.cuda.replay import replay_us
+
+        self._fill(inputs)
+        # the first one keeps the GPU busy while the second is started, which would count as its time otherwise
+        return replay_us([self._replay.replay] * 2, cold)[-1] / 1000.0
+
+    def _fill(self, inputs: Mapping[str, NDArray[np.float32]]) -> None:
+        import torch
+
+        self._input.copy_(torch.from_numpy(self.checked_input(inputs)))
+        self._replay.input.copy_(self._input, non_blocking=True)
+
+
 def load(artifact: Artifact, threads: int) -> Engine:
-    """Load the package; the thread count is torch's own and so holds for the whole process."""
+    """Load the payload; the thread count is torch's own and so holds for the whole process.
+
+    Raises:
+        ArtifactError: torch cannot load it, or it is for a GPU that this machine does not have.
+    """
     import torch
 
     torch.set_num_threads(threads)
-    path = artifact.payload / "model.pt2"
+    if artifact.manifest.target.device == "cuda":
+        check_gpu(artifact)
+        return CudaEngine(artifact, threads, load_function(artifact))
+    return InductorEngine(artifact, threads, _loaded(artifact, False))
+
+
+def check_gpu(artifact: Artifact) -> None:
+    """Raise ``ArtifactError`` where this machine's GPU is not the one that an artifact was built for."""
+    from runtime.cuda import gpu
+
+    wanted, here = artifact.manifest.target.architecture, gpu.architecture()
+    if here == wanted:
+        return
+    has = "no GPU that torch can use" if here is None else f"{here} ({gpu.name()})"
+    advice = "run it there" if here is None else f"run it there, or compile it here (--arch {here})"
+    raise ArtifactError(f"{artifact.folder} needs a GPU of architecture {wanted}; this machine has {has}; {advice}")
+
+
+def load_function(artifact: Artifact) -> Callable[[Tensor], Tensor]:
+    """The network as a function of a float32 tensor on the GPU, its custom ops registered."""
+    from runtime.cuda import gpu
+
+    register_ops(artifact)
+    gpu.prepare(artifact.manifest.target.dtype)
+    if (artifact.payload / PACKAGE).is_file():
+        from runtime.cuda.replay import first_tensor
+
+        package = _loaded(artifact, True)
+        return lambda x: first_tensor(package(x))
+    module = _exported(artifact).to("cuda")
+    return lambda x: module(x)
+
+
+def register_ops(artifact: Artifact) -> None:
+    """Import the modules that the payload's custom ops come from."""
+    import runtime.cuda
+
+    known = {module.name for module in pkgutil.iter_modules(runtime.cuda.__path__)}
+    for name in artifact.manifest.requirements.ops:
+        if name not in known:
+            raise ArtifactError(
+                f"{artifact.folder} needs the op {name!r}, which this runtime does not have; update st3"
+            )
+        importlib.import_module(f"runtime.cuda.{name}")
+
+
+def _loaded(artifact: Artifact, single: bool) -> Any:
+    """The package; ``single`` leaves out the events between calls, which a CUDA graph cannot hold."""
+    import torch
+
+    path = artifact.payload / PACKAGE
     try:
-        package = torch._inductor.aoti_load_package(str(path))
+        return torch._inductor.aoti_load_package(str(path), run_single_threaded=single)
     except Exception as error:  # the loader raises whatever the C++ side threw
         raise ArtifactError(f"torch {torch.__version__} cannot load {path}: {error}") from error
-    return InductorEngine(artifact, threads, package)
+
+
+def _exported(artifact: Artifact) -> Any:
+    import torch
+
+    path = artifact.payload / PROGRAM
+    try:
+        return torch.export.load(path).module(check_guards=False)
+    except Exception as error:  # torch raises many types; all mean that this file cannot be read
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ArtifactError(f"torch {torch.__version__} cannot load {path}: {first}") from error

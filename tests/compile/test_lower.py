@@ -141,6 +141,11 @@ def test_every_backend_says_whether_it_uses_zeros() -> None:
         "native": True,
         "onnxruntime": False,
     }
+    assert [
+        name
+        for name in backend_names()
+        if not find_backend(name).unable("cuda") and find_backend(name).uses_zeros("cuda")
+    ] == ["inductor"]
 
 
 def test_golden_data_is_what_torch_says(sparse: Path, tmp_path: Path) -> None:

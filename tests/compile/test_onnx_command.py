@@ -159,7 +159,7 @@ def test_a_batch_that_cannot_be_rewritten_is_refused(tmp_path: Path) -> None:
             ["--backend", "inductor"],
             "is an ONNX file, which the inductor backend cannot compile: it needs a checkpoint",
         ),
-        (["--target", "cuda"], "--target cuda is not built yet; there is cpu"),
+        (["--target", "tpu"], "--target tpu is unknown; choose one of cpu, cuda"),
         (["--target", "tpu"], "--target tpu is unknown; choose one of cpu"),
         (["--dtype", "int8"], "--dtype int8 is unknown; choose one of float32"),
         (["--mean", "0.5,0.5"], "--mean 0.5,0.5 --std 1.0: "),
