@@ -57,7 +57,7 @@ def is_installed(key: str) -> bool:
 
 
 def has_module(name: str) -> bool:
-    """Whether a module is there; a mere folder of that name, which Python takes for a package without files, is none."""
+    """Whether a module is there; a mere folder of that name, which Python takes for an empty package, is none."""
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is not None
 

@@ -27,12 +27,12 @@ def unable(device: str) -> str | None:
 
 
 def architecture(wanted: str, device: str = "cuda") -> str:
-    """``sm_90`` and the like."""
+    """``sm_90`` and the like; a ``UserError`` where no TensorRT here builds for it."""
     del device
     return choose.architecture(wanted)
 
 
-def uses_zeros(device: str = "cuda") -> bool:
+def uses_zeros(device: str = "cpu") -> bool:
     """2:4 weights may run on sparse tensor cores; other zeros cost what any weight costs."""
     return device == "cuda"
 

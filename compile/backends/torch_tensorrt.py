@@ -22,12 +22,12 @@ def unable(device: str) -> str | None:
 
 
 def architecture(wanted: str, device: str = "cuda") -> str:
-    """``sm_90`` and the like."""
+    """``sm_90`` and the like; a ``UserError`` where the GPU here is another."""
     del device
-    return choose.architecture(wanted)
+    return choose.gpu_here(wanted)
 
 
-def uses_zeros(device: str = "cuda") -> bool:
+def uses_zeros(device: str = "cpu") -> bool:
     """2:4 weights may run on sparse tensor cores; other zeros cost what any weight costs."""
     return device == "cuda"
 
@@ -45,9 +45,7 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
     """
     if target.dtype != "float16":
         raise UserError(f"--backend torch_tensorrt builds for --dtype float16, got {target.dtype}")
-    here = choose.architecture("native")
-    if target.architecture != here:
-        raise UserError(f"torch-tensorrt builds for the GPU at hand, {here}, not for {target.architecture}")
+    here = choose.gpu_here(target.architecture)
     module, library = through_torch.load()
     # the ONNX form is for the rehearsal and for the weights' names; what is built is the program
     model = half_onnx(half_program(network.program(), network.input_shape), network.input_name, network.output_name)

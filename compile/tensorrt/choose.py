@@ -32,15 +32,32 @@ def architecture(wanted: str) -> str:
     """``sm_90`` for ``sm_90``, or for ``native`` that of the GPU here.
 
     Raises:
-        UserError: it is no such name, or there is no GPU here.
+        UserError: it is no such name, there is no GPU here, or no TensorRT here builds for it.
     """
     if wanted == "native":
-        if not torch.cuda.is_available():
-            raise UserError("there is no NVIDIA GPU here; say which one to build for: --arch sm_89")
-        return "sm_{}{}".format(*torch.cuda.get_device_capability())
-    if not re.fullmatch(r"sm_\d{2,3}", wanted):
+        wanted = _native()
+    elif not re.fullmatch(r"sm_\d{2,3}", wanted):
         raise UserError(f"--arch {wanted} is no GPU architecture; give native or sm_NN, for instance sm_90")
+    choose(wanted)
     return wanted
+
+
+def _native() -> str:
+    if not torch.cuda.is_available():
+        raise UserError("there is no NVIDIA GPU here; say which one to build for: --arch sm_89")
+    return "sm_{}{}".format(*torch.cuda.get_device_capability())
+
+
+def gpu_here(wanted: str) -> str:
+    """The architecture of the GPU here, which torch-tensorrt builds for and for no other.
+
+    Raises:
+        UserError: there is none, or another is wanted.
+    """
+    here = _native()
+    if wanted not in ("native", here):
+        raise UserError(f"torch-tensorrt builds for the GPU at hand, {here}, not for {wanted}; use --backend tensorrt")
+    return here
 
 
 def choose(wanted: str) -> Library:
@@ -52,7 +69,7 @@ def choose(wanted: str) -> Library:
     refusal = unable()
     if refusal is not None:
         raise UserError(f"--backend tensorrt: {refusal}")
-    here = architecture("native") if torch.cuda.is_available() else ""
+    here = _native() if torch.cuda.is_available() else ""
     if here == wanted and is_installed(TENSORRT):
         library = find(TENSORRT)
         assert library is not None

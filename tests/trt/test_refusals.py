@@ -200,6 +200,10 @@ def test_no_torch_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
         "torch-tensorrt builds on the GPU that it builds for, and there is none here; use --backend tensorrt"
     )
     gpu(monkeypatch, (9, 0))
+    assert torch_tensorrt.architecture("native") == torch_tensorrt.architecture("sm_90") == "sm_90"
+    assert refused(torch_tensorrt.architecture, "sm_89") == (
+        "torch-tensorrt builds for the GPU at hand, sm_90, not for sm_89; use --backend tensorrt"
+    )
     install(monkeypatch)
     assert refused(through_torch.load).startswith("torch-tensorrt is installed without TensorRT; pip install")
 
