@@ -123,7 +123,7 @@ def compile_(
     for name in backends or ("inductor",):
         check_device(name, target, dtype)
     # what is impossible is said before the first artifact takes its time
-    jobs = [(source, name) for source in sources for name in backends or backends_for(source, target)]
+    jobs = [(source, name) for source in sources for name in backends or backends_for(source, target, wanted)]
     for _, name in jobs:
         find_backend(name).architecture(wanted, target)
         for sizes in batch_sizes:

@@ -161,15 +161,24 @@ def up_to_date(
     return manifest.lineage.checkpoint_sha256 == source_digest(source)
 
 
-def backends_for(source: Path, device: str = "cpu") -> list[str]:
+def backends_for(source: Path, device: str = "cpu", wanted: str = "native") -> list[str]:
     """The backends that make sense: all for a dense checkpoint, those that use zeros for a sparse one or a file.
 
     A backend that computes zeros takes as long for a sparse checkpoint as for a dense one; ask for it by name to see.
-    One that cannot build for the device here is left out.
+    One that cannot build for the device here is left out, and so is one that has not the architecture, if others do.
     """
     able = [name for name in backend_names() if find_backend(name).unable(device) is None]
+    able = [name for name in able if _knows(name, wanted, device)] or able
     dense = not is_onnx(source) and load_checkpoint(source).info.method == "dense"
     return [name for name in able if dense or find_backend(name).uses_zeros(device)]
+
+
+def _knows(backend_name: str, wanted: str, device: str) -> bool:
+    try:
+        find_backend(backend_name).architecture(wanted, device)
+    except UserError:
+        return False
+    return True
 
 
 def _write_golden(folder: Path, network: Network) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from support import write_checkpoint as write
+from trt_stubs import install, stub
 
 import st3
 from compile.backend import backend_names, find_backend
@@ -21,13 +22,15 @@ from runtime.engine import load
 from runtime.errors import ArtifactError, UserError
 from st3.cli import main
 
+CPU_BACKENDS = [name for name in backend_names() if find_backend(name).unable("cpu") is None]
+
 
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("checkpoints") / "sparse", "st3", 0.9)
 
 
-@pytest.mark.parametrize("name", [name for name in backend_names() if name != "inductor"])
+@pytest.mark.parametrize("name", [name for name in CPU_BACKENDS if name != "inductor"])
 @pytest.mark.parametrize("batch_size", [1, 6])
 def test_artifact_answers_like_its_checkpoint(sparse: Path, tmp_path: Path, name: str, batch_size: int) -> None:
     folder = lower(sparse, tmp_path, name, (batch_size,), threads=1, isa="native")
@@ -78,7 +81,7 @@ def test_two_to_four_survives_compilation(tmp_path: Path) -> None:
 
 def test_backends_that_make_sense(sparse: Path, tmp_path: Path) -> None:
     assert backends_for(sparse) == ["native"]
-    assert backends_for(write(tmp_path / "dense", "dense", 0.0)) == backend_names()
+    assert backends_for(write(tmp_path / "dense", "dense", 0.0)) == CPU_BACKENDS
 
 
 def test_command_compiles_once(sparse: Path, tmp_path: Path) -> None:
@@ -140,12 +143,21 @@ def test_every_backend_says_whether_it_uses_zeros() -> None:
         "inductor": False,
         "native": True,
         "onnxruntime": False,
+        "tensorrt": False,
+        "torch_tensorrt": False,
     }
-    assert [
-        name
-        for name in backend_names()
-        if not find_backend(name).unable("cuda") and find_backend(name).uses_zeros("cuda")
-    ] == ["inductor"]
+    assert all(find_backend(name).uses_zeros("cuda") for name in ("inductor", "tensorrt", "torch_tensorrt"))
+
+
+def test_a_backend_without_the_gpus_architecture_is_left_out(sparse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tensorrt_rtx_bindings=stub("1.7.1.116"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert backends_for(sparse, "cuda", "sm_89") == ["inductor", "tensorrt"]
+    assert backends_for(sparse, "cuda", "sm_90") == ["inductor"]
+    # where nobody knows it the first one says why
+    assert backends_for(sparse, "cuda", "native") == ["inductor", "tensorrt"]
+    install(monkeypatch)
+    assert backends_for(sparse, "cuda", "native") == ["inductor"]
 
 
 def test_golden_data_is_what_torch_says(sparse: Path, tmp_path: Path) -> None:

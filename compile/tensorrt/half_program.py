@@ -1,0 +1,99 @@
+"""An exported program in fp16 between float32 ends, for what reads torch's graph and not ours."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import warnings
+from typing import final
+
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from compile.tensorrt.half import LARGEST
+from runtime.errors import UserError
+
+
+@final
+class _Half(nn.Module):
+    """Casts at both ends."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, picture: Tensor) -> Tensor:
+        answer: Tensor = self.body(picture.half()).float()
+        return answer
+
+
+def half_program(program: ExportedProgram, shape: tuple[int, int, int, int], device: str = "cpu") -> ExportedProgram:
+    """The program with fp16 weights (exact +0.0 zeros) for pictures ``(B, C, H, W)`` of float32.
+
+    Raises:
+        UserError: a weight is too large for fp16, or the program cannot be exported again with fp16 inside.
+    """
+    body = copy.deepcopy(program.module(check_guards=False))  # the network goes on answering in float32
+    with torch.no_grad():
+        for name, tensor in (*body.named_parameters(), *body.named_buffers()):
+            if tensor.is_floating_point():
+                if tensor.numel() and not float(tensor.abs().max()) <= LARGEST:
+                    raise UserError(
+                        f"{name} holds {float(tensor.abs().max()):g}, which does not fit fp16 (largest {LARGEST:g}); "
+                        f"use a backend that computes in float32"
+                    )
+                tensor.data = tensor.data.half()
+                tensor.data[tensor.data == 0] = 0.0
+    module = _Half(body).to(device)
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, (torch.zeros(shape, device=device),))
+    except Exception as error:  # the exporter raises many types; all mean that something in it insists on float32
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"the network cannot be exported in fp16: {first}; use a backend that computes in float32"
+        ) from error
+
+
+def half_onnx(program: ExportedProgram, input_name: str, output_name: str) -> ModelProto:
+    """Write a program of ``half_program`` as ONNX; each layer's node takes the name of its module.
+
+    Raises:
+        UserError: an operator has no ONNX form.
+    """
+    talk = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
+            warnings.simplefilter("ignore")  # the exporter warns of its own internals, which no user can change
+            made = torch.onnx.export(
+                program, input_names=[input_name], output_names=[output_name], dynamo=True, verbose=False
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"the network cannot be written as ONNX: {first}; use another backend") from error
+    assert made is not None
+    model: ModelProto = made.model_proto
+    _name_layers(model)
+    return model
+
+
+def _name_layers(model: ModelProto) -> None:
+    """Name the nodes that read ``body.MODULE.weight``, perhaps through a transpose, ``MODULE``."""
+    owner = {
+        tensor.name: tensor.name.removeprefix("body.").rpartition(".")[0]
+        for tensor in model.graph.initializer
+        if tensor.name.endswith("weight")
+    }
+    seen: set[str] = set()
+    for node in model.graph.node:
+        source = next((owner[name] for name in node.input if name in owner), None)
+        if source is None:
+            continue
+        if node.op_type in ("Transpose", "Identity", "Cast"):
+            owner[node.output[0]] = source
+        elif node.op_type in ("Conv", "Gemm", "MatMul") and source not in seen:
+            node.name = source
+            seen.add(source)
