@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from st3.patterns import Groups, obeys, reject
+from st3.patterns import obeys, parse_pattern, reject
 
-TWO_OF_FOUR = Groups(2, 4)
+TWO_OF_FOUR = parse_pattern("2:4")
 _OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
