@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-<<<<<<< HEAD
-=======
-from pathlib import Path
 from typing import Any
->>>>>>> triton
 
 import torch
 from torch import Tensor

@@ -94,12 +94,7 @@ def test_the_fake_op_knows_shape_and_layout():
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_nvrtc_compiles_the_first_configuration(arch: str, dtype: str, tmp_path: Path, monkeypatch):
-<<<<<<< HEAD
-    from runtime.cuda.csr import source
     from runtime.cuda.nvrtc import cubin as compile_cubin
-=======
-    from runtime.cuda.nvrtc import compile_cubin
->>>>>>> triton
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     problem = ConvProblem(4, 64, 14, 14, 64, (3, 3), padding=(1, 1), dtype=dtype)
