@@ -60,10 +60,15 @@ fi
 
 if wants layers; then
   echo "== single layers, format by format"
-  for script in scripts/bench_layers_*.py; do
-    [ -e "$script" ] || continue
-    "$python" "$script" ${dry:+--dry-run} --out "$out/single.jsonl"
-  done
+  script=scripts/bench_unstructured_gpu.py
+  if [ ! -e "$script" ]; then
+    echo "there is no $script"
+  elif [ -n "$dry" ]; then
+    "$python" "$script" --help >/dev/null && echo "it times kernels, which needs a GPU; its options are read"
+  else
+    "$python" "$script" --dtype float16 --weights st3_95 st3_98 --batch 32 --json "$out/single.jsonl" | tee -a "$out/table.txt"
+    "$python" "$script" --dtype float32 --weights u_90 --batch 32 --json "$out/single.jsonl" | tee -a "$out/table.txt"
+  fi
 fi
 
 if wants network; then

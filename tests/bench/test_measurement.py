@@ -111,3 +111,15 @@ def test_two_sessions_in_one_file_are_refused(session: Measurements, path: Path)
     path.write_bytes(b"".join(lines) + msgspec.json.encode(session.session) + b"\n")
     with pytest.raises(UserError, match=r"line \d+, field type: an end record before the last line"):
         read_measurements(path)
+
+
+def test_gpus_are_read_as_the_driver_tells_them() -> None:
+    from bench.environment import Gpu, gpus, parse_gpus
+
+    line = "NVIDIA H100 80GB HBM3, 580.65.06, 81559, 1980, 1980, 2619, 118.52, 700.00, 34\n"
+    withheld = "NVIDIA RTX A2000, 550.54, 6138, [N/A], 2100, 6001, [Not Supported], 70.00, 41\n"
+    found = parse_gpus(line + withheld + "No devices were found\n")
+    assert found[0] == Gpu("NVIDIA H100 80GB HBM3", "580.65.06", 81559, 1980, 1980, 2619, 118.52, 700, 34)
+    assert (found[1].sm_mhz, found[1].power_w, found[1].temperature_c) == (0, 0, 41)
+    assert len(found) == 2
+    assert isinstance(gpus(), tuple)

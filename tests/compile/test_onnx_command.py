@@ -161,7 +161,7 @@ def test_a_batch_that_cannot_be_rewritten_is_refused(tmp_path: Path) -> None:
         ),
         (["--target", "tpu"], "--target tpu is unknown; choose one of cpu, cuda"),
         (["--target", "tpu"], "--target tpu is unknown; choose one of cpu"),
-        (["--dtype", "int8"], "--dtype int8 is unknown; choose one of float32"),
+        (["--dtype", "int8"], "--dtype int8 is unknown on cpu; choose one of float32"),
         (["--mean", "0.5,0.5"], "--mean 0.5,0.5 --std 1.0: "),
         (["--std", "0"], "std positive"),
         (["--std", "a"], "'a' is neither one number nor numbers with commas between"),
