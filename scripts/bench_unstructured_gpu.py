@@ -76,8 +76,10 @@ def main() -> None:
     given = parser.parse_args()
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    header = f"{'layer':22}{'batch':>6} {'weights':8}{'density':>8} {'dense us':>9}{'best us':>9}{'ratio':>7}{'error':>9}  best"
-    sys.stdout.write(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {given.dtype}\n{header}\n")
+    header = f"{'layer':22}{'batch':>6} {'weights':8}{'density':>8} {'dense us':>9}{'best us':>9}{'ratio':>7}"
+    sys.stdout.write(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {given.dtype}\n{header}    error  best\n"
+    )
     for batch in given.batch:
         for weights in given.weights:
             for layer in given.layers:
@@ -108,7 +110,9 @@ def run(layer: str, batch: int, weights: str, given: argparse.Namespace) -> None
         if line is not None:
             start = f"{layer:22}{batch:6} {weights:8}{density:8.4f} {best_dense:9.2f}" if rank == 0 else " " * 54
             ratio = best_dense / line["median_us"]
-            sys.stdout.write(f"{start}{line['median_us']:9.2f}{ratio:7.2f}{line['error']:9.1e}  {line['format']} {line['config']}\n")
+            sys.stdout.write(
+                f"{start}{line['median_us']:9.2f}{ratio:7.2f}{line['error']:9.1e}  {line['format']} {line['config']}\n"
+            )
     sys.stdout.flush()
 
 
@@ -147,7 +151,7 @@ def shares(weights: str) -> dict[str, float]:
 
 
 def dense(problem: ConvProblem, weight: Tensor) -> list[Candidate]:
-    """cuDNN in both layouts for float32, channels last otherwise; the better one counts."""
+    """CuDNN in both layouts for float32, channels last otherwise; the better one counts."""
     found = []
     for nchw in (False, True) if problem.dtype == "float32" else (False,):
         layout = torch.contiguous_format if nchw else torch.channels_last

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
+import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
+import triton.language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def column_union_kernel(
-    x, weights, channels, taps, starts, order, bias, residual, y, rows,  # noqa: ANN001
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def column_union_kernel(  # type: ignore[no-untyped-def]
+    x, weights, channels, taps, starts, order, bias, residual, y, rows,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, OUTPUTS: tl.constexpr,
     OUT_HEIGHT: tl.constexpr, OUT_WIDTH: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     GROUPS: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, GRAIN: tl.constexpr,

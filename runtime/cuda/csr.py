@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from runtime.cuda import nvrtc
 FIELDS = (
     "ELEMENT_BITS", "BFLOAT", "PAIR", "BATCH", "CHANNELS", "HEIGHT", "WIDTH", "OUTPUTS", "OUT_HEIGHT", "OUT_WIDTH",
     "STRIDE_H", "STRIDE_W", "PAD_H", "PAD_W", "ROW_STEP", "LANE_ROW_STEP", "PHASE_PITCH", "PITCH", "STORED_ROWS",
-    "SLOTS", "SLOT_PITCH", "TILE_ROWS", "LANE_PIECES", "LANE_ROWS", "LANE_COLUMNS", "STEPS", "Q", "PIECES", "TILES_DOWN",
-    "TILES_ACROSS", "PACKS", "CHUNK", "CHUNKS", "WARPS", "G", "VECTOR", "BLOCKS_PER_SM", "RESIDUAL", "RELU",
+    "SLOTS", "SLOT_PITCH", "TILE_ROWS", "LANE_PIECES", "LANE_ROWS", "LANE_COLUMNS", "STEPS", "Q", "PIECES",
+    "TILES_DOWN", "TILES_ACROSS", "PACKS", "CHUNK", "CHUNKS", "WARPS", "G", "VECTOR", "BLOCKS_PER_SM",
+    "RESIDUAL", "RELU",
 )  # fmt: skip
 """The macros of ``kernels/csr.cu`` in the order in which the op takes their values."""
 
@@ -63,8 +65,8 @@ def csr(
     """
     y = torch.empty(tuple(shape), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     assert x.is_contiguous(memory_format=torch.channels_last), f"x has strides {x.stride()}, want channels last"
-    assert residual is None or residual.stride() == y.stride() or residual.is_contiguous(
-        memory_format=torch.channels_last
+    assert (
+        residual is None or residual.stride() == y.stride() or residual.is_contiguous(memory_format=torch.channels_last)
     ), "the residual must be channels last"
     with torch.cuda.device(x.device):
         image, blocks, threads, shared = _kernel(tuple(geometry), x.device.index)
@@ -77,16 +79,8 @@ def csr(
 
 
 @csr.register_fake
-def _(
-    x: Tensor,
-    entries: Tensor,
-    starts: Tensor,
-    packs: Tensor,
-    bias: Tensor,
-    residual: Tensor | None,
-    shape: Sequence[int],
-    geometry: Sequence[int],
-) -> Tensor:
+def _(x: Tensor, *rest: Any) -> Tensor:
+    shape = rest[-2]
     return torch.empty(tuple(shape), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 

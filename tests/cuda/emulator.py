@@ -22,7 +22,7 @@ extern "C" void call(const void* x, const void* entries, const int* starts, cons
 
 
 def run(module: CsrConv, x: Tensor, residual: Tensor | None, y: Tensor, folder: Path) -> None:
-    """Write ``y`` as the GPU would; shared memory starts as NaN, and the build traps an index out of an array's bounds."""
+    """Write ``y`` as the GPU would; shared memory starts as NaN, and an index out of an array's bounds is trapped."""
     sizes = module.geometry
     x_blocks, y_blocks, _ = grid(sizes)
     kernel = source(sizes).replace("extern __shared__ unsigned int shared[];", "")
@@ -36,5 +36,3 @@ def run(module: CsrConv, x: Tensor, residual: Tensor | None, y: Tensor, folder: 
     call = ctypes.CDLL(str(library)).call
     call.restype = None
     call(*[None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors])
-
-

@@ -53,7 +53,7 @@ def expected(case: Case) -> Tensor:
 
 
 def check(y: Tensor, case: Case) -> None:
-    """``y`` is as near to the exact result as its dtype lets it be; where no weight is kept, to the last bit but one."""
+    """``y`` is as near to the exact result as its dtype lets it be."""
     wanted = expected(case)
     assert y.shape == wanted.shape
     assert y.dtype == case.problem.torch_dtype

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from compile.cuda.compressed import Buffers, compress, expand, places
 from compile.cuda.problem import ConvProblem
-from runtime.cuda.csr import FIELDS, csr, shared_bytes
+from runtime.cuda.csr import FIELDS, csr
 
-BREAK_EVEN = {"float32": 0.35, "float16": 0.06, "bfloat16": 0.06}
-"""Density past which dense is always faster: shared memory feeds a quarter of the FMA rate, tensor cores are dense."""
+MOST = {"float32": 0.25, "float16": 0.06, "bfloat16": 0.06}
+"""Density past which it is not tried: shared memory feeds a quarter of the FMA rate, tensor cores are dense."""
 
 _LANES = 32
 _ENTRY = 4  # non-zeros
@@ -57,9 +57,11 @@ def reject(weight: Tensor, problem: ConvProblem) -> str | None:
     if problem.activation not in ("identity", "relu"):
         return f"activation {problem.activation} is not fused, identity and relu are"
     density = int(torch.count_nonzero(weight)) / weight.numel()
-    limit = BREAK_EVEN[problem.dtype]
+    limit = MOST[problem.dtype]
     if density > limit:
-        return f"density {density:.3f} is past {limit}: CUDA cores are slower than dense {problem.dtype}"
+        return (
+            f"density {density:.3f} is past {limit}, the most that is tried: CUDA cores lose to dense {problem.dtype}"
+        )
     return None if configs(problem) else "a row of the picture with its halo does not fit shared memory"
 
 
@@ -96,7 +98,7 @@ def _cuts(problem: ConvProblem) -> Iterator[CsrConfig]:
         sums = pieces * steps * outputs
         if pieces % pair or not 8 <= sums <= (112 if warps < 16 else 72) or pieces * steps > 16:
             continue
-        if warps > 4 and warps * outputs >= 2 * problem.outputs or outputs > problem.outputs:
+        if (warps > 4 and warps * outputs >= 2 * problem.outputs) or outputs > problem.outputs:
             continue
         yield CsrConfig(pair, pieces, steps, outputs, warps, 8)
 
@@ -110,6 +112,11 @@ def module(buffers: Buffers, bias: Tensor, problem: ConvProblem, config: CsrConf
 
 class CsrConv(nn.Module):
     """One call of ``st3::csr``."""
+
+    entries: Tensor
+    starts: Tensor
+    packs: Tensor
+    bias: Tensor
 
     def __init__(
         self, arranged: Arranged, bias: Tensor, shape: tuple[int, int, int, int], sizes: tuple[int, ...]
@@ -139,9 +146,7 @@ def _pack(problem: ConvProblem) -> int:
 def geometry(problem: ConvProblem, config: CsrConfig, packs: int) -> tuple[int, ...]:
     """The values of ``FIELDS``."""
     flat = problem.is_pointwise  # one long row: a lane for each pixel, wherever pictures end
-    batch, height, width = (
-        (1, 1, problem.rows) if flat else (problem.batch, problem.height, problem.width)
-    )
+    batch, height, width = (1, 1, problem.rows) if flat else (problem.batch, problem.height, problem.width)
     out_height, out_width = (1, problem.rows) if flat else problem.output_size
     (kernel_r, kernel_s), (stride_h, stride_w), (dil_h, dil_w) = problem.kernel, problem.stride, problem.dilation
     columns, rows, lane_pieces = _lanes(batch, out_height, out_width, config.steps)
@@ -168,7 +173,8 @@ def geometry(problem: ConvProblem, config: CsrConfig, packs: int) -> tuple[int, 
         "OUT_HEIGHT": out_height, "OUT_WIDTH": out_width, "STRIDE_H": stride_h, "STRIDE_W": stride_w,
         "PAD_H": problem.padding[0], "PAD_W": problem.padding[1], "ROW_STEP": row_step,
         "LANE_ROW_STEP": lane_row_step, "PHASE_PITCH": phase_pitch, "PITCH": pitch, "STORED_ROWS": stored_rows,
-        "SLOTS": slots, "SLOT_PITCH": slot_pitch, "PAIR": config.pair, "LANE_PIECES": lane_pieces, "TILE_ROWS": tile_rows, "LANE_ROWS": rows, "LANE_COLUMNS": columns, "STEPS": config.steps,
+        "SLOTS": slots, "SLOT_PITCH": slot_pitch, "PAIR": config.pair, "TILE_ROWS": tile_rows,
+        "LANE_PIECES": lane_pieces, "LANE_ROWS": rows, "LANE_COLUMNS": columns, "STEPS": config.steps,
         "Q": config.pieces, "PIECES": batch * down * across, "TILES_DOWN": down, "TILES_ACROSS": across,
         "PACKS": packs, "CHUNK": config.chunk, "CHUNKS": -(-packs // config.chunk), "WARPS": config.warps,
         "G": config.outputs, "VECTOR": vector, "BLOCKS_PER_SM": 1, "RESIDUAL": int(problem.residual),
@@ -178,9 +184,7 @@ def geometry(problem: ConvProblem, config: CsrConfig, packs: int) -> tuple[int, 
     return tuple(values[name] for name in FIELDS)
 
 
-def arrange(
-    buffers: Buffers, problem: ConvProblem, sizes: tuple[int, ...], packs: NDArray[np.int64]
-) -> Arranged:
+def arrange(buffers: Buffers, problem: ConvProblem, sizes: tuple[int, ...], packs: NDArray[np.int64]) -> Arranged:
     """Put the non-zeros in the order in which the warps walk them, four to an entry."""
     size = dict(zip(FIELDS, sizes, strict=True))
     row, channel, tap_r, tap_s = places(buffers, problem.kernel)
