@@ -60,14 +60,12 @@ fi
 
 if wants layers; then
   echo "== single layers, format by format"
-  script=scripts/bench_unstructured_gpu.py
-  if [ ! -e "$script" ]; then
-    echo "there is no $script"
-  elif [ -n "$dry" ]; then
-    "$python" "$script" --help >/dev/null && echo "it times kernels, which needs a GPU; its options are read"
+  if [ -n "$dry" ]; then
+    "$python" scripts/bench_layers_gpu.py --network resnet18 --batch 8 --dry-run
   else
-    "$python" "$script" --dtype float16 --weights st3_95 st3_98 --batch 32 --json "$out/single.jsonl" | tee -a "$out/table.txt"
-    "$python" "$script" --dtype float32 --weights u_90 --batch 32 --json "$out/single.jsonl" | tee -a "$out/table.txt"
+    layers() { "$python" scripts/bench_layers_gpu.py --batch 32 --out "$out/single.jsonl" "$@" | tee -a "$out/table.txt"; }
+    layers --weights 2:4 st3_95 st3_98
+    layers --weights u_90 --dtype float32
   fi
 fi
 

@@ -308,6 +308,7 @@ def _(
     kernel: int,
     launch: Sequence[int],
 ) -> Tensor:
+    del weight, bias, residual, relu, kernel, launch
     return _result(x, Shape(*window))
 
 
