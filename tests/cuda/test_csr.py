@@ -24,6 +24,7 @@ NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an N
 SMALL = CsrConfig(pair=1, pieces=2, steps=2, outputs=4, warps=2, chunk=8)
 CUTS = {
     "3x3, one picture": SMALL,
+    "3x3, small pictures": CsrConfig(1, 4, 5, 2, 2, 8),
     "3x3, residual, relu": CsrConfig(1, 2, 1, 8, 1, 16),
     "3x3, dilation 2": CsrConfig(1, 4, 1, 2, 3, 8),
     "1x1": CsrConfig(1, 4, 2, 2, 2, 8),
@@ -119,7 +120,7 @@ def test_refusals_say_why():
     thin = make_case(problem, 0.1).weight
     assert csr.reject(thin, problem) is None
     assert csr.reject(torch.ones(64, 64, 3, 3), problem) == (
-        "density 1.000 is past 0.25, the most that is tried: CUDA cores lose to dense float32"
+        "density 1.000 is past 0.25, the most that is tried: dense float32 is faster"
     )
     grouped = msgspec.structs.replace(problem, groups=2)
     assert csr.reject(thin[:, :32], grouped) == "2 groups: the kernel brings all input channels to shared memory"

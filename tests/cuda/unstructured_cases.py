@@ -79,6 +79,7 @@ def ragged(dtype: str) -> dict[str, ConvProblem]:
     three = {"kernel": (3, 3), "padding": (1, 1)}
     return {
         "3x3, one picture": problem(1, 8, (6, 6), 8, **three),
+        "3x3, small pictures": problem(9, 12, (5, 5), 10, **three),
         "3x3, residual, relu": problem(2, 40, (7, 7), 20, **three, residual=True, activation="relu"),
         "3x3, stride 2": problem(3, 40, (7, 9), 21, **three, stride=(2, 2), residual=True),
         "3x3, dilation 2": problem(3, 36, (13, 40), 7, kernel=(3, 3), padding=(2, 2), dilation=(2, 2)),

@@ -59,9 +59,7 @@ def reject(weight: Tensor, problem: ConvProblem) -> str | None:
     density = int(torch.count_nonzero(weight)) / weight.numel()
     limit = MOST[problem.dtype]
     if density > limit:
-        return (
-            f"density {density:.3f} is past {limit}, the most that is tried: CUDA cores lose to dense {problem.dtype}"
-        )
+        return f"density {density:.3f} is past {limit}, the most that is tried: dense {problem.dtype} is faster"
     return None if configs(problem) else "a row of the picture with its halo does not fit shared memory"
 
 
