@@ -8,6 +8,7 @@ replays of CUDA graphs. Without a GPU the same code runs on tiny pictures and ti
 from __future__ import annotations
 
 import contextlib
+import copy
 import subprocess
 import sys
 import tempfile
@@ -71,7 +72,8 @@ def prune_two_of_four(model: nn.Module) -> None:
 
 def baselines(network: TorchNetwork, autotune: bool) -> dict[str, Function]:
     """Dense in torch's own ways, batch normalisation folded, half precision, channels last."""
-    module = network.program().module(check_guards=False).half().to(DEVICE)
+    # a copy: the program shares its parameters with what is compiled later
+    module = copy.deepcopy(network.program().module(check_guards=False)).half().to(DEVICE)
     for parameter in module.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from compile.cuda.candidates import offer
 from compile.cuda.choice import Candidate, place
-from compile.cuda.format import DENSE, format_names
+from compile.cuda.format import DENSE, find_format, format_names
 from compile.cuda.problem import ConvProblem
 from compile.cuda.sites import Site
-from runtime.cuda import gpu, nvrtc
+from runtime.cuda import gpu
 from runtime.cuda.replay import replay_us
 from train.densities import LayerSize, densities, parse_weights
 from train.untrained import prune
@@ -225,20 +225,11 @@ def make_weight(layer: Layer, weights: str, given: argparse.Namespace) -> Tensor
 
 def build_ahead(site: Site, candidates: list[Candidate]) -> None:
     """NVRTC on all cores; the ops find the result on disk."""
-    from compile.cuda.formats import csr as csr_format
-    from compile.cuda.formats import semi_structured as sparse24
-    from runtime.cuda import csr
-
     arch = "sm_{}{}".format(*torch.cuda.get_device_capability())
 
     def build(candidate: Candidate) -> None:
-        if candidate.format == "semi_structured":
-            sparse24.build(candidate.config, candidate.problem, arch)
-        if candidate.format == "csr":
-            packs = len(csr_format.live_packs(buffers, candidate.problem))
-            nvrtc.cubin(csr.source(csr_format.geometry(candidate.problem, candidate.config, packs)), arch)
+        find_format(candidate.format).build(site.rounded, candidate.problem, candidate.config, arch)
 
-    buffers = csr_format.pack(site.rounded)
     with ThreadPoolExecutor() as pool:
         list(pool.map(build, candidates))
 

@@ -57,6 +57,12 @@ class Format(Protocol):
     def macs_usable(self, weight: Tensor, problem: ConvProblem) -> int:
         """Multiply-adds that the kernel executes for the whole batch, those with stored zeros included."""
 
+    def build(self, weight: Tensor, problem: ConvProblem, config: Any, arch: str) -> None:
+        """Compile a candidate's kernel where that can be done ahead, so that its op finds it on disk.
+
+        ``weight`` is in the problem's dtype. Several threads may build at once.
+        """
+
 
 def format_names() -> list[str]:
     """Every format there is."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from compile.cuda.choice import Candidate, Placed, place
-from compile.cuda.format import DENSE
+from compile.cuda.format import DENSE, find_format
 from compile.cuda.problem import ConvProblem
 from compile.cuda.sites import Site
 from compile.cuda.tune import Budget, spread
 from compile.cuda.tuning_cache import Timing
+from runtime.cuda import gpu
 from runtime.cuda.gpu import l2_bytes
 from runtime.cuda.replay import WARM_UP, replay_us
 
@@ -34,6 +37,19 @@ class GpuStopwatch:
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
+
+    def prepare(self, wanted: Sequence[tuple[Site, Candidate]]) -> None:
+        """See ``Stopwatch.prepare``: on all cores. What cannot be compiled fails again where it is measured."""
+        arch = gpu.architecture()
+        assert arch is not None, "a stopwatch needs a GPU"
+
+        def build(pair: tuple[Site, Candidate]) -> None:
+            site, candidate = pair
+            with contextlib.suppress(Exception):
+                find_format(candidate.format).build(site.rounded, candidate.problem, candidate.config, arch)
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(build, wanted))
 
     def measure(self, site: Site, candidates: Sequence[Candidate]) -> dict[Candidate, Timing]:
         """See ``Stopwatch.measure``: all a few times, then the best of each format again in more turns."""

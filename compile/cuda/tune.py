@@ -23,6 +23,9 @@ Progress = Callable[[str], None]
 class Stopwatch(Protocol):
     """Whoever times candidates of a layer."""
 
+    def prepare(self, wanted: Sequence[tuple[Site, Candidate]]) -> None:
+        """Compile what will be measured."""
+
     def measure(self, site: Site, candidates: Sequence[Candidate]) -> dict[Candidate, Timing]:
         """The timing of each candidate; one that cannot run is left out, but never all that are dense."""
 
@@ -41,10 +44,13 @@ def measure_all(
     keys = {name: tuning_cache.key(site.problem, offers[name]) for name, site in sites.items()}
     known = tuning_cache.read()
     new = [name for index, name in enumerate(sites) if keys[name] not in known and _first(keys, name) == index]
+    candidates = {name: [c for found in offers[name].candidates.values() for c in found] for name in new}
+    if new:
+        report(f"compiling kernels for {len(new)} kinds of layers")
+        stopwatch.prepare([(sites[name], candidate) for name in new for candidate in candidates[name]])
     for done, name in enumerate(new, start=1):
         report(f"measuring {sites[name].layer}, {done} of {len(new)} kinds of layers")
-        candidates = [candidate for found in offers[name].candidates.values() for candidate in found]
-        timings = stopwatch.measure(sites[name], candidates)
+        timings = stopwatch.measure(sites[name], candidates[name])
         found = {keys[name]: {candidate.describe(): timing for candidate, timing in timings.items()}}
         known |= found
         tuning_cache.write(found)  # after each layer: a run that is cut off goes on from there

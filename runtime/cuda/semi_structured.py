@@ -68,7 +68,10 @@ def grid_of(shape: Shape, height: int, width: int, gather: bool) -> Grid:
     if gather:
         taps = tuple(range(shape.kernel_h * shape.kernel_w))
         groups = tuple(
-            (tap // shape.kernel_w * shape.dilation_h - shape.padding_h, tap % shape.kernel_w * shape.dilation_w - shape.padding_w)
+            (
+                tap // shape.kernel_w * shape.dilation_h - shape.padding_h,
+                tap % shape.kernel_w * shape.dilation_w - shape.padding_w,
+            )
             for tap in taps
         )
         return Grid(out_h, out_w, groups, (*taps, len(taps)), taps, (0,) * len(taps))
@@ -94,7 +97,8 @@ def _phases(kernel: int, stride: int, padding: int, dilation: int) -> dict[int, 
     for tap in range(kernel):
         by_rest.setdefault((tap * dilation - padding) % stride, []).append(tap)
     return {
-        taps[0] * dilation - padding: [(tap, (tap - taps[0]) * dilation // stride) for tap in taps] for taps in by_rest.values()
+        taps[0] * dilation - padding: [(tap, (tap - taps[0]) * dilation // stride) for tap in taps]
+        for taps in by_rest.values()
     }
 
 
@@ -125,10 +129,29 @@ class _Params(ctypes.Structure):
     _fields_ = (
         ("x", ctypes.c_uint8 * 128),
         *((name, ctypes.c_void_p) for name in ("weight", "bias", "residual", "y")),
-        *((name, ctypes.c_int) for name in (
-            "batch", "channels", "height", "width", "outputs", "out_height", "out_width", "grid_height", "grid_width",
-            "stride_h", "stride_w", "lower_h", "lower_w", "rows", "chunks", "groups", "taps", "relu",
-        )),
+        *(
+            (name, ctypes.c_int)
+            for name in (
+                "batch",
+                "channels",
+                "height",
+                "width",
+                "outputs",
+                "out_height",
+                "out_width",
+                "grid_height",
+                "grid_width",
+                "stride_h",
+                "stride_w",
+                "lower_h",
+                "lower_w",
+                "rows",
+                "chunks",
+                "groups",
+                "taps",
+                "relu",
+            )
+        ),
         ("group_first", ctypes.c_short * (_MAX_TAPS + 1)),
         *((name, ctypes.c_short * _MAX_TAPS) for name in ("group_y", "group_x", "tap", "tap_row")),
         ("pad", ctypes.c_uint8 * 64),  # the compiler's struct is a multiple of 64 bytes
@@ -201,16 +224,34 @@ def _box(size: int, stride: int, starts: list[int], length: int) -> tuple[int, i
     return lower, lower + (length - 1) * stride - (size - 1)
 
 
-def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, shape: Shape, relu: bool, config: Launch,
-        out: Tensor | None = None, early: bool = True, **more: int) -> Tensor:
+def run(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    shape: Shape,
+    relu: bool,
+    config: Launch,
+    out: Tensor | None = None,
+    early: bool = True,
+    **more: int,
+) -> Tensor:
     batch, channels, height, width = x.shape
     out_h, out_w = output_size(shape, height, width)
-    y = torch.empty((batch, shape.outputs, out_h, out_w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last) if out is None else out
+    y = (
+        torch.empty(
+            (batch, shape.outputs, out_h, out_w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+        )
+        if out is None
+        else out
+    )
     grid = grid_of(shape, height, width, bool(config.gather))
     rows = patch_rows(config, grid)
     chunks = -(-channels // 64) * len(grid.groups)
     if chunks < config.split:
-        raise ValueError(f"a reduction of {chunks} chunks cannot be split into {config.split}")  # an empty part would wait for ever
+        raise ValueError(
+            f"a reduction of {chunks} chunks cannot be split into {config.split}"
+        )  # an empty part would wait for ever
     lower_h, upper_h = _box(height, shape.stride_h, [y for y, _ in grid.groups], grid.height)
     lower_w, upper_w = _box(width, shape.stride_w, [x for _, x in grid.groups], grid.width)
     image = nvrtc.im2col_map(
@@ -236,8 +277,16 @@ def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, shape:
     )
     size = shared_bytes(config, rows)
     handle = nvrtc.function(_image(config, x.dtype, tuple(sorted(more.items()))), "conv", size)
-    nvrtc.launch(handle, blocks, threads(config), size, torch.cuda.current_stream().cuda_stream, params,
-                 (1, config.share, config.split), early)
+    nvrtc.launch(
+        handle,
+        blocks,
+        threads(config),
+        size,
+        torch.cuda.current_stream().cuda_stream,
+        params,
+        (1, config.share, config.split),
+        early,
+    )
     return y
 
 

@@ -65,7 +65,10 @@ class FakeStopwatch:
     """Answers with what ``say`` says of a candidate, and counts how often it was asked."""
 
     def __init__(self, say: Callable[[Site, Candidate], Timing]) -> None:
-        self.say, self.asked = say, list[str]()
+        self.say, self.asked, self.prepared = say, list[str](), list[str]()
+
+    def prepare(self, wanted: Sequence[tuple[Site, Candidate]]) -> None:
+        self.prepared += [site.layer for site, _ in wanted]
 
     def measure(self, site: Site, candidates: Sequence[Candidate]) -> dict[Candidate, Timing]:
         self.asked.append(site.layer)

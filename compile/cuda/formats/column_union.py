@@ -96,6 +96,11 @@ def configs(problem: ConvProblem) -> tuple[ColumnUnionConfig, ...]:
     return tuple(found) or (ColumnUnionConfig(16, 16, 16, 1, 1, 2),)
 
 
+def build(weight: Tensor, problem: ConvProblem, config: ColumnUnionConfig, arch: str) -> None:
+    """Nothing: Triton compiles when it is called."""
+    del weight, problem, config, arch
+
+
 def module(buffers: Buffers, bias: Tensor, problem: ConvProblem, config: ColumnUnionConfig) -> nn.Module:
     """See ``compile.cuda.format.Format``."""
     return ColumnUnionConv(arrange(buffers, problem, config), bias, problem, config)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from compile.cuda.compressed import Buffers, compress, expand, places
 from compile.cuda.problem import ConvProblem
-from runtime.cuda.csr import FIELDS, csr
+from runtime.cuda import nvrtc
+from runtime.cuda.csr import FIELDS, csr, source
 
 MOST = {"float32": 0.25, "float16": 0.06, "bfloat16": 0.06}
 """Density past which it is not tried: shared memory feeds a quarter of the FMA rate, tensor cores are dense."""
@@ -99,6 +100,12 @@ def _cuts(problem: ConvProblem) -> Iterator[CsrConfig]:
         if (warps > 4 and warps * outputs >= 2 * problem.outputs) or outputs > problem.outputs:
             continue
         yield CsrConfig(pair, pieces, steps, outputs, warps, 8)
+
+
+def build(weight: Tensor, problem: ConvProblem, config: CsrConfig, arch: str) -> None:
+    """NVRTC for the geometry of this layer."""
+    packs = len(live_packs(pack(weight), problem))
+    nvrtc.cubin(source(geometry(problem, config, packs)), arch)
 
 
 def module(buffers: Buffers, bias: Tensor, problem: ConvProblem, config: CsrConfig) -> nn.Module:

@@ -92,6 +92,11 @@ def _searched(problem: ConvProblem) -> tuple[Config, ...]:
     return tuple(dict.fromkeys((best, DEFAULT, Config(algorithm), *others)))[:_MOST]
 
 
+def build(weight: Tensor, problem: ConvProblem, config: Config, arch: str) -> None:
+    """Nothing: the library comes compiled."""
+    del weight, problem, config, arch
+
+
 def module(buffers: dict[str, Tensor], bias: Tensor, problem: ConvProblem, config: Config) -> nn.Module:
     """See ``compile.cuda.format.Format``; the bias is held in the problem's dtype, which is what cuSPARSELt takes."""
     return CuSparseLtLinear(buffers["weight"], bias.to(problem.torch_dtype), problem, config)

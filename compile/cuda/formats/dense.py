@@ -73,6 +73,11 @@ def macs_usable(weight: Tensor, problem: ConvProblem) -> int:
     return problem.macs
 
 
+def build(weight: Tensor, problem: ConvProblem, config: Config, arch: str) -> None:
+    """Nothing: cuDNN and cuBLAS come compiled."""
+    del weight, problem, config, arch
+
+
 def module(buffers: dict[str, Tensor], bias: Tensor, problem: ConvProblem, config: Config) -> nn.Module:
     """One layer; the bias is held in the problem's dtype, which is what cuDNN and cuBLAS take."""
     return DenseLayer(buffers["weight"], bias.to(problem.torch_dtype), problem, config)

@@ -122,8 +122,9 @@ def module(buffers: dict[str, Tensor], bias: Tensor, problem: ConvProblem, confi
     return SemiStructuredConv(buffers["weight"], bias, problem, config)
 
 
-def build(config: Config, problem: ConvProblem, arch: str) -> None:
-    """Compile a candidate's kernel, so that the op finds it on disk; threads may build several at once."""
+def build(weight: Tensor, problem: ConvProblem, config: Config, arch: str) -> None:
+    """NVRTC for the launch; the weight does not matter."""
+    del weight
     if config.kernel == HOPPER:
         hopper.image(Launch(*config.launch), problem.torch_dtype)
     else:
