@@ -13,6 +13,7 @@ from compile.cuda.sites import Site
 from compile.cuda.tuning_cache import Timing
 
 MODELLED = "by the cost model, nothing was measured"
+_CLEARLY = 0.9  # of dense's time: what a model that may be off by more promises in less is not worth a kernel
 
 
 def by_model(site: Site, offered: Offer, arch: str) -> Choice:
@@ -21,6 +22,8 @@ def by_model(site: Site, offered: Offer, arch: str) -> Choice:
         name: cost_model.layer_us(name, site.problem, offered.macs_usable[name], arch) for name in offered.candidates
     }
     best = min(times, key=lambda name: (times[name], name != DENSE))
+    if times[best] > _CLEARLY * times[DENSE]:
+        best = DENSE
     dense = _first_dense(offered)
     others = "; ".join(f"{name}: {reason}" for name, reason in offered.refusals.items())
     modelled = ", ".join(f"{name} {us:.1f} us" for name, us in times.items())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -11,11 +9,12 @@ from torch import Tensor
 _BLOCK = 2048
 
 
+# without annotations: older Triton looks the names in them up as globals of the kernel
 @triton.jit  # type: ignore[untyped-decorator]
-def _kernel(
-    y: Any, bias: Any, residual: Any, total: Any, CHANNELS: tl.constexpr, ADDS: tl.constexpr, RELU: tl.constexpr,
+def _kernel(  # type: ignore[no-untyped-def]
+    y, bias, residual, total, CHANNELS: tl.constexpr, ADDS: tl.constexpr, RELU: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = index < total
     value = tl.load(y + index, mask=inside).to(tl.float32)

@@ -290,7 +290,7 @@ def run(
     return y
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _image(config: Launch, dtype: torch.dtype, more: tuple[tuple[str, int], ...]) -> bytes:
     return image(config, dtype, **dict(more))
 

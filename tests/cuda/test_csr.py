@@ -24,7 +24,7 @@ NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an N
 SMALL = CsrConfig(pair=1, pieces=2, steps=2, outputs=4, warps=2, chunk=8)
 CUTS = {
     "3x3, one picture": SMALL,
-    "3x3, small pictures": CsrConfig(1, 4, 5, 2, 2, 8),
+    "3x3, small pictures": CsrConfig(1, 4, 5, 2, 2, 4),
     "3x3, residual, relu": CsrConfig(1, 2, 1, 8, 1, 16),
     "3x3, dilation 2": CsrConfig(1, 4, 1, 2, 3, 8),
     "1x1": CsrConfig(1, 4, 2, 2, 2, 8),

@@ -21,7 +21,7 @@ from runtime.artifact import Target, open_artifact
 from runtime.engine import load
 from runtime.errors import ArtifactError
 from runtime.trt import RTX, find, read_info
-from st3.patterns import Groups, group_threshold
+from st3.patterns import group_limit, parse_pattern, spread
 
 pytestmark = pytest.mark.skipif(
     find(RTX) is None, reason="TensorRT for RTX is not installed (tensorrt-rtx-cu13-libs, tensorrt-rtx-cu13-bindings)"
@@ -30,11 +30,12 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about mac
 
 
 def two_of_four(module: nn.Module) -> nn.Module:
-    groups = Groups(2, 4)
+    pattern = parse_pattern("2:4")
     with torch.no_grad():
         for child in module.modules():
             if isinstance(child, (nn.Conv2d, nn.Linear)) and child.weight.shape[1] % 4 == 0:
-                child.weight.mul_(child.weight.abs() > group_threshold(child.weight, groups))
+                limit = spread(group_limit(child.weight, pattern), tuple(child.weight.shape), pattern)
+                child.weight.mul_(child.weight.abs() > limit)
     return module
 
 

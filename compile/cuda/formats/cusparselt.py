@@ -8,6 +8,8 @@ GPU, and what is exported from there holds the compressed one: right for the arc
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
@@ -17,11 +19,12 @@ from torch import Tensor, nn
 
 from compile.cuda.formats.semi_structured import not_two_of_four
 from compile.cuda.problem import ConvProblem
-from runtime.cuda.cusparselt import compress, cusparselt_linear, search
+from runtime.cuda.cusparselt import compress, cusparselt_linear
 
 _MULTIPLE = 16  # of rows, inputs and outputs, for two-byte types
 _MOST = 12
-_SEED = 20221201
+_PROBE_S = 120
+_failures: list[str] = []
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -51,6 +54,9 @@ def reject(weight: Tensor, problem: ConvProblem) -> str | None:
     broken = not_two_of_four(weight.to(problem.torch_dtype))
     if broken is None and torch.cuda.is_available() and not torch.backends.cusparselt.is_available():
         return "torch finds no cuSPARSELt (libcusparseLt); install nvidia-cusparselt"
+    if broken is None and torch.cuda.is_available():
+        found = probe(problem)
+        return found if isinstance(found, str) else None
     return broken
 
 
@@ -73,23 +79,34 @@ def macs_usable(weight: Tensor, problem: ConvProblem) -> int:
 
 def configs(problem: ConvProblem) -> tuple[Config, ...]:
     """What cuSPARSELt's own search finds fastest, its default and its other algorithms; the default without a GPU."""
-    return _searched(problem) if torch.cuda.is_available() else (DEFAULT,)
+    if not torch.cuda.is_available():
+        return (DEFAULT,)
+    found = probe(problem)
+    assert not isinstance(found, str), "reject says where the library fails"
+    algorithm, split, mode, most = found
+    others = (Config(other) for other in range(most))
+    return tuple(dict.fromkeys((Config(algorithm, split, mode), DEFAULT, Config(algorithm), *others)))[:_MOST]
 
 
 @functools.cache
-def _searched(problem: ConvProblem) -> tuple[Config, ...]:
-    random = torch.Generator(device="cuda").manual_seed(_SEED)
+def probe(problem: ConvProblem) -> tuple[int, int, int, int] | str:
+    """What the library's search finds for a product, or why it cannot be used.
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=random, device="cuda").to(problem.torch_dtype)
-
-    weight = normal(problem.outputs, problem.channels // 4, 4)
-    weight[..., :2] = 0.0
-    given = normal(problem.rows, problem.channels), normal(problem.outputs)
-    algorithm, split, mode, most = search(compress(weight.flatten(1)), *given)
-    best = Config(algorithm, split, mode)
-    others = (Config(other) for other in range(most))
-    return tuple(dict.fromkeys((best, DEFAULT, Config(algorithm), *others)))[:_MOST]
+    It runs in a process of its own: cuSPARSELt 0.8 on an H200 ended in an illegal instruction, after which a process can
+    use its GPU no more. Once it has failed so, it is not tried again.
+    """
+    if _failures:
+        return _failures[0]
+    sizes = (problem.outputs, problem.channels, problem.rows)
+    command = [sys.executable, "-m", "compile.cuda.cusparselt_probe", *map(str, sizes), problem.dtype]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_S, check=True)
+        return msgspec.json.decode(done.stdout.splitlines()[-1], type=tuple[int, int, int, int])
+    except (subprocess.SubprocessError, msgspec.MsgspecError, IndexError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        errors = [line for line in said if "Error" in line] or said[-1:] or [type(error).__name__]
+        _failures.append(f"cuSPARSELt fails on this GPU: {errors[0][:160]}")
+        return _failures[0]
 
 
 def build(weight: Tensor, problem: ConvProblem, config: Config, arch: str) -> None:
