@@ -27,7 +27,8 @@ typedef unsigned short word;  // what a lane reads at a time; shared memory is w
 #define PIECE (STORED_ROWS * PITCH)
 #define PACK (16 / (int)sizeof(element))  // channels
 #define LOADERS (32 / (4 * PAIR))         // lanes that load neighbouring packs of a pixel
-#define BATCH_OF_LOADS (CHUNK / LOADERS < 4 ? CHUNK / LOADERS : 4)
+#define LOADS (CHUNK / LOADERS < 1 ? 1 : CHUNK / LOADERS)
+#define BATCH_OF_LOADS (LOADS < 4 ? LOADS : 4)
 
 #ifndef EMULATED  // tests/cuda runs this file on a CPU and brings its own
 // Without cuda_fp16.h, which a machine that only runs a network may lack.
