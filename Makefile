@@ -20,6 +20,7 @@ PYTHON ?= python3
 VENV ?= .venv
 
 ST3 = $(VENV)/bin/st3
+comma = ,
 CHECKPOINTS = $(OUT)/checkpoints
 NAMES = dense $(SPARSITIES:%=st3-unstructured-%) st3-2to4-0.5 gmp-unstructured-0.95
 DONE = $(NAMES:%=$(CHECKPOINTS)/%/checkpoint.json)
@@ -30,7 +31,8 @@ BENCH_THREADS = --threads 1 $(if $(ON_GPU),,$(if $(filter-out 1,$(THREADS)),--th
 COMPILE = $(if $(ON_GPU),--target cuda --dtype $(DTYPE))
 
 .DELETE_ON_ERROR:
-.PHONY: all setup train compile bench report bench-cpu $(NETWORKS:%=bench-cpu-%) check test test-native clean
+.PHONY: all setup train compile bench report bench-cpu $(NETWORKS:%=bench-cpu-%) bench-methods bench-training bench-gpu check test
+.PHONY: test-native clean
 # one training run, compilation or measurement at a time, whatever -j says: they use all cores themselves
 .NOTPARALLEL:
 
@@ -103,6 +105,20 @@ $(CPU)/%/artifacts/compiled.json: $(CPU)/%/checkpoints/complete $(COMPILER)
 	  $(if $(filter resnet50,$*),--backend inductor)
 	$(ST3) compile $(patsubst %,$(<D)/%,$(filter-out dense,$(WEIGHTS))) --out $(@D) --backend onnxruntime
 	$(ST3) compile $(WEIGHTS:%=$(<D)/%) --out $(@D) --batch-size 1 --batch-size 16 --backend native --force --json >$@
+
+# methods side by side, three seeds; some 40 minutes on two cores, goes on where it was stopped
+bench-methods: | $(VENV)/ready
+	$(ST3) sweep fashion-resnet8 --methods dense,st3,ste,gmp --sparsities 0.95,0.98 --seeds 0,1,2 --device $(DEVICE) \
+	  --out runs/bench-methods
+
+# what a method costs beside a dense step
+bench-training: | $(VENV)/ready
+	$(VENV)/bin/python -m train.speed $(if $(ON_GPU),resnet50-synthetic --modes eager$(comma)compiled,cifar10-resnet20 --modes eager) \
+	  --methods st3 --device $(DEVICE) --out runs/bench-training.jsonl
+
+# GPU tests, layers, whole networks and the pipeline, on the machine with the GPU
+bench-gpu: | $(VENV)/ready
+	PYTHON=$(VENV)/bin/python scripts/gpu_run.sh runs/gpu-results
 
 check: $(VENV)/ready
 	$(VENV)/bin/ruff format --check .

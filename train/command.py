@@ -30,8 +30,12 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.argument("recipe")
 @click.option("--method", default="st3", show_default=True, help=_method_help())
 @click.option("--sparsity", type=float, help="Fraction of zeros in [0, 1); an N:M pattern fixes it.")
-@click.option("--pattern", default="unstructured", show_default=True, help="Which weights are pruned together; 2:4.")
-@click.option("--scope", default="global", show_default=True, help="How the zeros are spread over the layers.")
+@click.option(
+    "--pattern", default="unstructured", show_default=True, help="unstructured, N:M (2:4), 1xN (1x4) or channel."
+)
+@click.option(
+    "--scope", default="global", show_default=True, help="Of an unstructured threshold: global, uniform or erk."
+)
 @click.option("--exempt", multiple=True, metavar="NAME", help="A layer that stays dense; wildcards; repeatable.")
 @click.option("--layer-sparsity", multiple=True, metavar="NAME=VALUE", help="One layer's own sparsity; repeatable.")
 @click.option("--epochs", type=_POSITIVE, help="Passes over data.  [default: recipe's]")

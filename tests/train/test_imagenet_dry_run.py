@@ -32,6 +32,7 @@ def test_imagenet_recipe_is_killed_and_goes_on(tmp_path: Path) -> None:
     subprocess.run([*make, "--classes", "5", "--train", "20", "--val", "2"], check=True)
     command = [
         sys.executable, "-c", SMALL_BATCHES, "imagenet-resnet50", "--sparsity", "0.9", "--max-steps", "20",
+        "--finetune-epochs", "0",
         "--save-every", "5", "--device", "cpu", "--threads", "2", "--data", str(data), "--out", str(out),
         "--evaluation", str(tmp_path / "evaluation"), "--resume", "--json",
     ]  # fmt: skip

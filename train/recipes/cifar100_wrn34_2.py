@@ -23,4 +23,5 @@ def recipe() -> Recipe:
         weight_decay=1e-4,
         begin=5 / 160,
         end=80 / 160,
+        finetune_epochs=10,
     )

@@ -8,7 +8,7 @@ from train.recipe import Recipe
 
 
 def recipe() -> Recipe:
-    """160 epochs, sparsity from epoch 5 to 80, rate divided by ten at 80 and 120.
+    """160 epochs, sparsity from epoch 5 to 80, rate divided by ten at 80 and 120; ten more with the mask frozen.
 
     The authors hold 5,000 of the 50,000 training pictures back to choose an epoch, which may come from before the
     sparsity is complete; here all pictures train and the last weights count.
@@ -24,4 +24,5 @@ def recipe() -> Recipe:
         weight_decay=1e-4,
         begin=5 / 160,
         end=80 / 160,
+        finetune_epochs=10,
     )

@@ -24,6 +24,7 @@ def recipe() -> Recipe:
         weight_decay=5e-5,
         begin=5 / 100,
         end=50 / 100,
+        finetune_epochs=10,
         label_smoothing=0.1,
         precision="fp16",
     )
