@@ -56,7 +56,7 @@ def output_size(shape: Shape, height: int, width: int) -> tuple[int, int]:
 
 
 def grid_of(shape: Shape, height: int, width: int, gather: bool) -> Grid:
-    """The grid for an input of ``height`` times ``width`` pixels; with ``gather`` a patch per tap, which none shifts."""
+    """The grid for an input of ``height`` times ``width`` pixels; with ``gather`` each tap has a patch of its own."""
     out_h, out_w = output_size(shape, height, width)
     if gather:
         return _gathering(shape, out_h, out_w)

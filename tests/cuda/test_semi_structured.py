@@ -13,10 +13,9 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparse24_cases import RAGGED, REAL, make_sparse, two_of_four
+from sparse24_cases import RAGGED, REAL, make_sparse, shape_of, two_of_four
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from unstructured_cases import Case, check, on_gpu, poisoned
@@ -25,10 +24,11 @@ from compile.cuda.formats import semi_structured
 from compile.cuda.formats.semi_structured import Config
 from compile.cuda.problem import ConvProblem
 from runtime.cuda import nvrtc
-from runtime.cuda import semi_structured as hopper
 from runtime.cuda import semi_structured_sm80 as ampere
-from runtime.cuda.semi_structured import AMPERE, HOPPER, Launch, Shape
+from runtime.cuda import semi_structured_sm90 as hopper
+from runtime.cuda.semi_structured import AMPERE, HOPPER
 from runtime.cuda.semi_structured_sm80 import LAUNCHES, Launch80
+from runtime.cuda.semi_structured_sm90 import Launch
 from runtime.errors import UserError
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, torch finds none")
@@ -118,75 +118,6 @@ def test_usable_macs_are_those_of_whole_blocks():
     assert semi_structured.macs_usable(torch.zeros(problem.weight_shape), problem) == 50 * 128 * 128 * 9 // 2
 
 
-@pytest.mark.parametrize("name", [*RAGGED, *REAL])
-def test_configurations_fit_the_machine(name: str):
-    problem = (RAGGED | REAL)[name]
-    found = semi_structured.configs(problem)
-    assert len(found) == len(set(found))
-    kinds = [config.kernel for config in found]
-    assert kinds.count(AMPERE) == 1
-    assert kinds.count(HOPPER) >= 3
-    for config in found:
-        if config.kernel == AMPERE:
-            assert Launch80(*config.launch).shared_bytes <= 99 * 1024
-            continue
-        launch = Launch(*config.launch)
-        grid = hopper.grid_of(shape_of(problem), problem.height, problem.width, bool(launch.gather))
-        assert hopper.shared_bytes(launch, hopper.patch_rows(launch, grid)) <= 227 * 1024 // launch.resident
-        assert launch.split <= -(-problem.channels // 64) * len(grid.groups)
-    large = msgspec.structs.replace(problem, batch=2048 * problem.batch, channels=2048)
-    assert len(semi_structured.configs(large)) <= len(found)
-
-
-def shape_of(problem: ConvProblem) -> Shape:
-    return Shape(problem.outputs, *problem.kernel, *problem.stride, *problem.padding, *problem.dilation)
-
-
-SIZES = ((7, 7), (9, 13), (6, 11))
-GEOMETRIES = [
-    (kernel, stride, padding, dilation, SIZES[(kernel + stride + padding) % 3])
-    for kernel, stride, padding, dilation in product((1, 2, 3, 5), (1, 2, 3), (0, 1, 2, 3), (1, 2))
-    if (kernel - 1) * dilation + 1 <= 6 + 2 * padding
-]
-
-
-@pytest.mark.parametrize("gather", [False, True])
-def test_a_tap_is_a_shift_of_rows(gather: bool):
-    for kernel, stride, padding, dilation, size in GEOMETRIES:
-        x, weight = (
-            torch.randn(2, 4, *size, dtype=torch.float64),
-            torch.randn(3, 4, kernel, kernel, dtype=torch.float64),
-        )
-        shape = Shape(3, kernel, kernel, stride, stride, padding, padding, dilation, dilation)
-        wanted = F.conv2d(x, weight, None, stride, padding, dilation)
-        error = (by_patches(x, weight, shape, gather) - wanted).abs().max()
-        assert error < 1e-9, f"kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation}, {size}"
-
-
-def by_patches(x: Tensor, weight: Tensor, shape: Shape, gather: bool, tile: int = 32) -> Tensor:
-    """What the Hopper kernel does, with whole matrices for its instructions."""
-    batch, channels, height, width = x.shape
-    grid = hopper.grid_of(shape, height, width, gather)
-    out_height, out_width = hopper.output_size(shape, height, width)
-    y = torch.full((batch, out_height, out_width, shape.outputs), float("nan"), dtype=x.dtype)
-    pixels, taps = x.permute(0, 2, 3, 1).reshape(-1, channels), weight.flatten(2)
-    for start in range(0, batch * grid.height * grid.width, tile):
-        q = torch.arange(start, start + tile + max(grid.rows))
-        at_x, at_y, image = q % grid.width, q // grid.width % grid.height, q // grid.width // grid.height
-        sums = torch.zeros(tile, shape.outputs, dtype=x.dtype)
-        for group, (first_y, first_x) in enumerate(grid.groups):
-            iy, ix = at_y * shape.stride_h + first_y, at_x * shape.stride_w + first_x
-            inside = (image < batch) & (iy >= 0) & (iy < height) & (ix >= 0) & (ix < width)
-            patch = torch.zeros(len(q), channels, dtype=x.dtype)
-            patch[inside] = pixels[((image * height + iy) * width + ix)[inside]]
-            for t in range(grid.first[group], grid.first[group + 1]):
-                sums += patch[grid.rows[t] : grid.rows[t] + tile] @ taps[:, :, grid.taps[t]].T
-        at_x, at_y, image = at_x[:tile], at_y[:tile], image[:tile]
-        inside = (image < batch) & (at_y < out_height) & (at_x < out_width)
-        y[image[inside], at_y[inside], at_x[inside]] = sums[inside]
-    return y.permute(0, 3, 1, 2)
-
-
 EMULATED = {torch.float16: Launch80(2, 2, 2, 2, 3), torch.bfloat16: Launch80(1, 2, 4, 1, 4)}
 
 
@@ -208,14 +139,20 @@ def test_the_ampere_kernel_is_right_on_a_cpu(dtype: str, tmp_path: Path):
 BUILDS = [("sm_80", launch, torch.float16) for launch in LAUNCHES]
 BUILDS += [("sm_89", LAUNCHES[0], torch.bfloat16), ("sm_120", LAUNCHES[1], torch.float16)]
 HOPPER_BUILDS = sorted({Launch(*c.launch) for problem in REAL.values() for c in semi_structured.configs(problem)[:2]})
+SHARED_BUILD = Launch(1, 2, 192, 0, 6, share=2)
 
 
 def macros(launch: Launch80 | Launch, dtype: torch.dtype) -> tuple[str, dict[str, str], dict[str, int]]:
     """File, headers and defines of a kernel."""
     if isinstance(launch, Launch80):
         return "semi_structured_sm80.cu", {}, ampere.defines(launch, dtype)
-    name = "bf16" if dtype == torch.bfloat16 else "f16"
-    return "semi_structured_sm90.cu", {"prelude.h": hopper.prelude(launch.pixels, name)}, hopper.defines(launch, dtype)
+    headers = {"prelude.h": hopper.prelude(launch.pixels, dtype)}
+    return "semi_structured_sm90.cu", headers, hopper.defines(launch, dtype)
+
+
+def serialized(log: str) -> list[str]:
+    """What ptxas says (C7510 and its like) where it waits after each wgmma."""
+    return [line for line in log.splitlines() if "serialized" in line or "C7510" in line]
 
 
 def spilled(log: str) -> int:
@@ -224,7 +161,11 @@ def spilled(log: str) -> int:
     return sum(map(int, found))
 
 
-@pytest.mark.parametrize(("arch", "launch", "dtype"), BUILDS + [("sm_90a", b, torch.float16) for b in HOPPER_BUILDS])
+BUILDS += [("sm_90a", launch, torch.float16) for launch in (*HOPPER_BUILDS, SHARED_BUILD)]
+BUILDS += [("sm_90a", Launch(1, 2, 224, 5, 3), torch.bfloat16)]
+
+
+@pytest.mark.parametrize(("arch", "launch", "dtype"), BUILDS)
 def test_nvrtc_builds_kernels_that_keep_to_their_registers(arch: str, launch: Launch80 | Launch, dtype: torch.dtype):
     name, headers, defines = macros(launch, dtype)
     try:
@@ -233,8 +174,27 @@ def test_nvrtc_builds_kernels_that_keep_to_their_registers(arch: str, launch: La
         if "there is no NVRTC" in str(error):
             pytest.skip(str(error))
         raise
+    kernel = hopper.KERNEL if isinstance(launch, Launch) else ampere.KERNEL
     assert cubin[:4] == b"\x7fELF"
+    assert kernel.encode() + b"\0" in cubin
     assert spilled(log) == 0, log
+    assert serialized(log) == []
+
+
+def test_a_serialized_wgmma_is_seen_in_the_log():
+    """Sums that are read while an instruction may still write them."""
+    name, headers, defines = macros(SHARED_BUILD, torch.float16)
+    text = nvrtc.source(name)
+    last = "release(at, 0, empty_b);\n  advance(p, at);"
+    assert text.count(last) == 1
+    text = text.replace(last, f"acc[0][0] += 1.f;\n  {last}")
+    try:
+        _, log = nvrtc.build(text, "sm_90a", headers, defines, ["--ptxas-options=-v"])
+    except UserError as error:
+        if "there is no NVRTC" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert serialized(log)
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, there is none")
@@ -334,7 +294,7 @@ def test_kernels_are_right_on_a_gpu(name: str, dtype: str):
         if config.kernel == AMPERE:
             ampere.run(case.x, weight, bias, case.residual, y, *given, Launch80(*config.launch))
         else:
-            hopper.run(case.x, weight, bias, case.residual, *given, Launch(*config.launch), y)
+            hopper.run(case.x, weight, bias, case.residual, y, *given, Launch(*config.launch))
         torch.cuda.synchronize()
         check(y, case)
         assert bool((guarded[:2048] == 7).all() and (guarded[2048 + like.numel() :] == 7).all()), config

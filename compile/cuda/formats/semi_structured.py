@@ -26,6 +26,7 @@ _MOST, _MOST_LARGE = 11, 7  # of Hopper's launches; fewer where one run takes lo
 _LARGE_MACS = 10**11
 _HOPPER_SHARED_BYTES = 227 * 1024
 _MULTIPROCESSORS = 132
+_ADD_CYCLES = 16  # to add 64 sums of another block of the cluster: what splitting cost on an H200 (7x7, batch 32)
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -261,6 +262,7 @@ def _cost(problem: ConvProblem, launch: Launch) -> float:
     shared = steps * (blocks_m * launch.pixels + staged) + patches * rows
     second_level = (steps * weights + patches * rows * 128 / launch.share) / 30
     alone = 1.0 if launch.resident > 1 else 1.15  # what one block waits for, another computes in
-    work = max(shared * alone, second_level) + launch.pixels * blocks_m * 2 * launch.split + 1500 / launch.resident
+    end = launch.pixels * blocks_m * (2 + _ADD_CYCLES * (launch.split - 1))
+    work = max(shared * alone, second_level) + end + 1500 / launch.resident
     waves = -(-blocks // (_MULTIPROCESSORS * launch.resident)) * launch.resident
     return waves * work
