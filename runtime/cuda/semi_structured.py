@@ -26,7 +26,7 @@ def semi_structured_conv2d(
     kernel: int,
     launch: Sequence[int],
 ) -> Tensor:
-    """``activation(conv(x) + bias + residual)`` with 2:4 weights, channels last.
+    """``activation(conv(x) + bias + residual)`` with 2:4 weights: ``(B, N, H', W')``, channels last, dtype of ``x``.
 
     Args:
         x: ``(B, C, H, W)`` channels last, float16 or bfloat16; C is a multiple of 8.
@@ -37,9 +37,6 @@ def semi_structured_conv2d(
         relu: whether negative results become zero.
         kernel: ``HOPPER`` or ``AMPERE``; another GPU than a Hopper runs Ampere's whatever is asked.
         launch: the values of ``Launch``, or of ``Launch80``; empty for the best guess of Ampere's.
-
-    Returns:
-        ``(B, N, H', W')`` channels last, in the dtype of ``x``.
 
     Raises:
         UserError: ``x`` is not on an NVIDIA GPU, or the kernel cannot be compiled there (as ``nvrtc.cubin``).
