@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from runtime.cuda import nvrtc
-from runtime.cuda.semi_structured import BLOCK_BYTES, Shape, output_size
+from runtime.cuda.semi_structured_grid import BLOCK_BYTES, Shape, output_size
 
 KERNEL = "conv_sparse24"
 _REGISTERS = 65536  # of a multiprocessor

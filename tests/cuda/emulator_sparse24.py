@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from runtime.cuda import nvrtc
-from runtime.cuda.semi_structured import Shape
+from runtime.cuda.semi_structured_grid import Shape
 from runtime.cuda.semi_structured_sm80 import KERNEL, Launch80, blocks, defines, parameters
 
 _HEADERS = [Path(__file__).parent / name for name in ("emulated.h", "emulated_mma.h")]

@@ -8,6 +8,7 @@ from torch import Tensor
 from unstructured_cases import Case, make_case
 
 from compile.cuda.problem import ConvProblem
+from runtime.cuda.semi_structured_grid import Shape
 
 
 def two_of_four(weight: Tensor) -> Tensor:
@@ -24,6 +25,10 @@ def make_sparse(problem: ConvProblem, seed: int = 0) -> Case:
     case = make_case(problem, 1.0, seed)
     weight = two_of_four(case.weight.float()) * (2 / problem.reduction) ** 0.5
     return msgspec.structs.replace(case, weight=weight.to(problem.torch_dtype))
+
+
+def shape_of(problem: ConvProblem) -> Shape:
+    return Shape(problem.outputs, *problem.kernel, *problem.stride, *problem.padding, *problem.dilation)
 
 
 def _problem(batch: int, channels: int, size: tuple[int, int], outputs: int, **rest: object) -> ConvProblem:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+
 import msgspec
 import pytest
 import torch
@@ -97,6 +100,57 @@ def test_a_cpu_is_told_to_use_a_gpu():
         layer(case)(case.x)
 
 
+class Failing:
+    """In place of ``subprocess.run``: ends like a process whose GPU failed."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+
+    def __call__(self, command: list[str], **options: object) -> None:
+        self.commands.append(command)
+        said = "Traceback (most recent call last):\nRuntimeError: CUDA error: an illegal instruction\nmore\n"
+        raise subprocess.CalledProcessError(1, command, stderr=said)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
+    run = Failing()
+    monkeypatch.setattr(cusparselt.subprocess, "run", run)
+    monkeypatch.setattr(cusparselt, "_failures", [])
+    cusparselt.probe.cache_clear()
+    yield run
+    cusparselt.probe.cache_clear()
+
+
+def test_a_library_that_fails_is_tried_once(failing: Failing, monkeypatch: pytest.MonkeyPatch):
+    problem, other = PROBLEMS["1x1, 7x7"], PROBLEMS["linear"]
+    reason = "cuSPARSELt fails on this GPU: RuntimeError: CUDA error: an illegal instruction"
+    assert cusparselt.probe(problem) == reason
+    assert failing.commands[0][-4:] == ["512", "2048", "392", "float16"]
+    assert cusparselt.probe(other) == cusparselt.probe(problem) == reason
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: True)
+    assert cusparselt.reject(make_sparse(other).weight, other) == reason
+    assert len(failing.commands) == 1
+
+
+@pytest.mark.parametrize(("printed", "wanted"), [("noise\n[3,2,1,9]\n", (3, 2, 1, 9)), ("", None), ("[3]\n", None)])
+def test_an_answer_is_the_last_line(
+    printed: str, wanted: tuple[int, ...] | None, failing: Failing, monkeypatch: pytest.MonkeyPatch
+):
+    done = subprocess.CompletedProcess([], 0, stdout=printed, stderr="")
+    monkeypatch.setattr(cusparselt.subprocess, "run", lambda *_, **__: done)
+    found = cusparselt.probe(PROBLEMS["linear"])
+    assert found == wanted if wanted else str(found).startswith("cuSPARSELt fails on this GPU: ")
+
+
+def need(problem: ConvProblem) -> None:
+    """Skip where the library fails on this GPU."""
+    found = cusparselt.probe(problem)
+    if isinstance(found, str):
+        pytest.skip(found)
+
+
 def layer(case: Case, config: cusparselt.Config = cusparselt.DEFAULT) -> torch.nn.Module:
     return cusparselt.module(cusparselt.pack(case.weight), case.bias, case.problem, config)
 
@@ -107,6 +161,7 @@ def layer(case: Case, config: cusparselt.Config = cusparselt.DEFAULT) -> torch.n
 @pytest.mark.parametrize("name", list(PROBLEMS))
 def test_products_are_right_on_a_gpu(name: str, dtype: str):
     problem = msgspec.structs.replace(PROBLEMS[name], dtype=dtype)
+    need(problem)
     case = on_gpu(make_sparse(problem))
     found = cusparselt.configs(problem)
     assert cusparselt.DEFAULT in found
@@ -124,6 +179,7 @@ def test_products_are_right_on_a_gpu(name: str, dtype: str):
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["1x1, 7x7", "1x1, 14x14, residual"])
 def test_the_op_replays_in_a_cuda_graph(name: str):
+    need(PROBLEMS[name])
     case = on_gpu(make_sparse(PROBLEMS[name]))
     module = layer(case, cusparselt.configs(case.problem)[0]).cuda()
     module(case.x, case.residual)
@@ -139,6 +195,7 @@ def test_the_op_replays_in_a_cuda_graph(name: str):
 @NEEDS_GPU
 @pytest.mark.gpu
 def test_an_exported_layer_runs():
+    need(PROBLEMS["1x1, 7x7"])
     case = on_gpu(make_sparse(PROBLEMS["1x1, 7x7"]))
     program = torch.export.export(layer(case).cuda(), (case.x,))
     check(program.module()(case.x), case)

@@ -92,8 +92,8 @@ def configs(problem: ConvProblem) -> tuple[Config, ...]:
 def probe(problem: ConvProblem) -> tuple[int, int, int, int] | str:
     """What the library's search finds for a product, or why it cannot be used.
 
-    It runs in a process of its own: cuSPARSELt 0.8 on an H200 ended in an illegal instruction, after which a process can
-    use its GPU no more. Once it has failed so, it is not tried again.
+    It runs in a process of its own: cuSPARSELt 0.8 on an H200 ended in an illegal instruction, after which a process
+    can use its GPU no more. Once it has failed so, it is not tried again.
     """
     if _failures:
         return _failures[0]

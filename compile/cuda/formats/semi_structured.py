@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from compile.cuda.problem import ConvProblem
-from runtime.cuda import semi_structured as hopper
 from runtime.cuda import semi_structured_sm80 as ampere
-from runtime.cuda.semi_structured import AMPERE, HOPPER, Launch, Shape, semi_structured_conv2d
+from runtime.cuda import semi_structured_sm90 as hopper
+from runtime.cuda.semi_structured import AMPERE, HOPPER, semi_structured_conv2d
+from runtime.cuda.semi_structured_grid import BLOCK_BYTES, Grid, Shape, grid_of, mappable
 from runtime.cuda.semi_structured_sm80 import Launch80
+from runtime.cuda.semi_structured_sm90 import Launch
 
 BLOCK = 64  # output channels, and input channels of one tap, of a block
 _VALUES = BLOCK * BLOCK  # bytes: half of the values, two bytes each
@@ -24,6 +26,7 @@ _MOST, _MOST_LARGE = 11, 7  # of Hopper's launches; fewer where one run takes lo
 _LARGE_MACS = 10**11
 _HOPPER_SHARED_BYTES = 227 * 1024
 _MULTIPROCESSORS = 132
+_ADD_CYCLES = 16  # to add 64 sums of another block of the cluster: what splitting cost on an H200 (7x7, batch 32)
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -176,23 +179,20 @@ def _blocks(weight: Tensor) -> Tensor:
 
 
 def _launches(problem: ConvProblem) -> list[Launch]:
-    """Hopper's, in which all fits: registers, shared memory, what a tensor map can say.
-
-    Blocks that share patches by multicast (``share``) were always slower on an H100, so none does.
-    """
+    """Hopper's with weights in shared memory, in which all fits: registers, shared memory, a tensor map's limits."""
     shape, found = _shape(problem), []
     outputs, channels = -(-problem.outputs // BLOCK), -(-problem.channels // BLOCK)
     pointwise = problem.kernel == (1, 1)
     for (tiles, groups), pixels, split, gather, resident in product(
-        ((1, 2), (2, 2), (1, 1)), (32, 64, 96, 112, 128, 160, 192, 256), (1, 2, 4), (0, 1), (1, 2)
+        ((1, 2), (2, 2), (1, 1)), (32, 64, 96, 112, 128, 160, 192, 224, 256), (1, 2, 4), (0, 1), (1, 2)
     ):
         if tiles * groups >= 2 * outputs or (gather and pointwise) or pixels % (8 * split):
             continue
-        grid = hopper.grid_of(shape, problem.height, problem.width, bool(gather))
+        grid = grid_of(shape, problem.height, problem.width, bool(gather))
         threads, sums = 128 * groups + 64, tiles * pixels // 2
         if channels * len(grid.groups) < split or sums > 128 or sums + 36 > 65536 // (threads * resident):
             continue
-        if not hopper.mappable(shape, problem.height, problem.width, grid):
+        if not mappable(shape, problem.height, problem.width, grid):
             continue
         each = tuple(range(8, 3, -1)) if gather or pointwise else tuple(range(8, 2, -1))
         options = (
@@ -206,47 +206,63 @@ def _launches(problem: ConvProblem) -> list[Launch]:
 
 
 def _direct(problem: ConvProblem) -> list[Launch]:
-    """Hopper's in which warps read weights into their registers, and all shared memory is for patches."""
+    """Hopper's in which warps read weights into their registers, and all shared memory is for patches.
+
+    Two blocks share patches by multicast where each tap needs a patch of its own, in 1x1 convolutions. On an H200 that
+    won for 2048 to 512 channels at 7x7, batch 128 (20.1 us, 24.0 without it), and lost for most 3x3 convolutions.
+    """
     shape, found = _shape(problem), []
     outputs, channels = -(-problem.outputs // BLOCK), -(-problem.channels // BLOCK)
-    for groups, pixels, split, gather, resident in product(
-        (2, 1), (32, 64, 96, 112, 128, 160, 192, 208, 224, 256), (1, 2, 4), (0, 1), (1, 2)
+    pointwise = problem.kernel == (1, 1)
+    for groups, pixels, share, split, gather, resident in product(
+        (2, 1), (32, 64, 96, 112, 128, 160, 192, 208, 224, 256), (1, 2), (1, 2, 4), (0, 1), (1, 2)
     ):
-        if groups >= 2 * outputs or (gather and problem.kernel == (1, 1)) or pixels % (8 * split):
+        if groups >= 2 * outputs or (gather and pointwise) or pixels % (8 * split):
             continue
-        grid = hopper.grid_of(shape, problem.height, problem.width, bool(gather))
-        if channels * len(grid.groups) < split or not hopper.mappable(shape, problem.height, problem.width, grid):
+        if share > 1 and not (pointwise and -(-outputs // groups) % share == 0):
             continue
-        threads = hopper.threads(Launch(1, groups, pixels, 0, 2, 1, split, gather, resident))
-        warps = -(-resident * threads // 128)  # of a quarter of a multiprocessor, which has 512 registers a lane
-        given = threads > 128 * groups + 32  # the copying warps give theirs away
-        room = 240 if given else 512 // warps // 8 * 8
-        deep = int(pixels // 2 + 76 <= room)
-        if not deep and pixels // 2 + 56 > room:
+        grid = grid_of(shape, problem.height, problem.width, bool(gather))
+        if channels * len(grid.groups) < split or not mappable(shape, problem.height, problem.width, grid):
             continue
-        options = (Launch(1, groups, pixels, 0, stages, 1, split, gather, resident, deep) for stages in range(8, 1, -1))
+        deep = _depth(Launch(1, groups, pixels, 0, 2, share, split, gather, resident))
+        if deep is None:
+            continue
+        options = (
+            Launch(1, groups, pixels, 0, stages, share, split, gather, resident, deep) for stages in range(8, 1, -1)
+        )
         found += [launch for launch in options if _fits(launch, grid)][:1]
     return found
 
 
-def _fits(launch: Launch, grid: hopper.Grid) -> bool:
+def _depth(launch: Launch) -> int | None:
+    """``deep`` of a launch that reads weights into registers; ``None`` where its registers do not suffice at all."""
+    warps = -(-launch.resident * launch.threads // 128)  # of a quarter of a multiprocessor: 512 registers a lane
+    given = launch.threads > 128 * launch.warpgroups + 32  # the copying warps give theirs away
+    room = 240 if given else 512 // warps // 8 * 8
+    if launch.pixels // 2 + 76 <= room:
+        return 1
+    return 0 if launch.pixels // 2 + 56 <= room else None
+
+
+def _fits(launch: Launch, grid: Grid) -> bool:
     taken = hopper.shared_bytes(launch, hopper.patch_rows(launch, grid)) + 1024
     return taken * launch.resident <= _HOPPER_SHARED_BYTES + 1024
 
 
 def _cost(problem: ConvProblem, launch: Launch) -> float:
     """A guess at the cycles that a launch takes: see the head of ``semi_structured_sm90.cu`` for what bounds it."""
-    grid = hopper.grid_of(_shape(problem), problem.height, problem.width, bool(launch.gather))
+    grid = grid_of(_shape(problem), problem.height, problem.width, bool(launch.gather))
     rows, blocks_m = hopper.patch_rows(launch, grid), launch.tiles * launch.warpgroups
     columns = -(-problem.batch * grid.height * grid.width // launch.pixels)
     blocks = columns * -(-problem.outputs // (BLOCK * blocks_m)) * launch.split
     chunks = -(-problem.channels // BLOCK)
     steps, patches = chunks * len(grid.taps) / launch.split, chunks * len(grid.groups) / launch.split
-    weights = blocks_m * hopper.BLOCK_BYTES
+    weights = blocks_m * BLOCK_BYTES
     staged = 32 * blocks_m + weights / 128 if launch.weight_stages else 0.0  # weights written to shared memory and read
     shared = steps * (blocks_m * launch.pixels + staged) + patches * rows
     second_level = (steps * weights + patches * rows * 128 / launch.share) / 30
     alone = 1.0 if launch.resident > 1 else 1.15  # what one block waits for, another computes in
-    work = max(shared * alone, second_level) + launch.pixels * blocks_m * 2 * launch.split + 1500 / launch.resident
+    end = launch.pixels * blocks_m * (2 + _ADD_CYCLES * (launch.split - 1))
+    work = max(shared * alone, second_level) + end + 1500 / launch.resident
     waves = -(-blocks // (_MULTIPROCESSORS * launch.resident)) * launch.resident
     return waves * work

@@ -10,13 +10,17 @@
 //
 // What bounds it: shared memory gives 128 bytes a clock, and m64nNk32 reads 64 N bytes of B and 2048 of A in its N / 2
 // clocks: the ceiling over dense wgmma is N / (N / 2 + 16): 1.6 for N = 128, 1.78 for N = 256, less what loads write.
+// With A in registers (DIRECT) the reads of A fall away.
 //
-// Warps: WGM consumer warpgroups of MT * 64 rows each; then a warp that copies packed weights (cp.async.bulk) and one
-// that copies patches. With DIRECT the consumers read the weights from global memory into the registers that wgmma takes
-// A from, SETS - 1 steps ahead, and shared memory holds patches alone. SHARE blocks of a cluster (other channels, same pixels) load every SHARE-th patch for all of them;
-// SPLIT_K blocks of a cluster share the reduction and add up through each other's shared memory.
+// Warps: WGM consumer warpgroups of MT * 64 rows each; then, if weights are staged, a warp that copies them packed
+// (cp.async.bulk), and one that copies patches. With DIRECT (A_STAGES = 0) the consumers read the weights from global
+// memory into the registers that wgmma takes A from, SETS - 1 steps ahead, and shared memory holds patches alone.
+// SHARE blocks of a cluster (other channels, same pixels) load every SHARE-th patch for all of them; SPLIT_K blocks of
+// a cluster share the reduction and add up through each other's shared memory.
 //
-// The prelude (runtime/cuda/semi_structured.py) defines wgmma_sp<SELECTOR>(acc, a, b, meta) for TILE_N columns.
+// The prelude (runtime/cuda/semi_structured_sm90.py) defines for TILE_N columns wgmma_sp<SELECTOR>(acc, a, b, meta,
+// more), A from shared memory, and wgmma_sp_direct<SELECTOR>(acc, a0, a1, a2, a3, b, meta, more), A from registers.
+// `more` 0: the sums begin at zero.
 #include "prelude.h"
 
 typedef unsigned char u8;
@@ -56,7 +60,8 @@ struct Params {
   int rows, chunks, groups, taps, relu;
   short group_first[MAX_TAPS + 1];  // where a group's taps begin
   short group_y[MAX_TAPS], group_x[MAX_TAPS];  // from the bounding box's corner
-  short tap[MAX_TAPS], tap_row[MAX_TAPS];  // place in the packed weight; 2 * rows by which its pixels are shifted + 1 for a group's last
+  short tap[MAX_TAPS];  // place in the packed weight
+  short tap_row[MAX_TAPS];  // twice the rows by which its pixels are shifted, and 1 more for a group's last
 };
 
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
@@ -105,8 +110,8 @@ __device__ __forceinline__ u64 descriptor(u32 address, u32 leading, u32 stride, 
   d |= (u64)(stride >> 4) << 32;
   return d | (u64)swizzle << 62;
 }
-// A: cores of 8 x 16 bytes, 1024 bytes apart along the inputs, 128 along the channels. B: rows of 128 bytes, swizzled by
-// the bits of their address, so that a patch may be read from any row on.
+// A: cores of 8 x 16 bytes, 1024 bytes apart along the inputs, 128 along the channels. B: rows of 128 bytes, swizzled
+// by the bits of their address, so that a patch may be read from any row on.
 #define A_DESCRIPTOR(address) descriptor(address, 1024, 128, 0)
 #define B_DESCRIPTOR(address) descriptor(address, 16, 1024, 1)
 
@@ -150,9 +155,6 @@ __device__ __forceinline__ void load_weights(const Params& p, u32 stages, u32 fu
     int group = chunk % p.groups, channel_block = chunk / p.groups;
     for (int t = p.group_first[group]; t < p.group_first[group + 1]; t++) {
       barrier_wait(empty + slot * 8, phase ^ 1);
-#if ABLATE & 1
-      barrier_arrive(full + slot * 8);
-#else
       barrier_expect(full + slot * 8, STAGE_BYTES);
       const u8* step = p.weight + ((size_t)channel_block * p.taps + p.tap[t]) * BLOCK_BYTES;
 #pragma unroll
@@ -162,7 +164,6 @@ __device__ __forceinline__ void load_weights(const Params& p, u32 stages, u32 fu
                      ::"r"(stages + slot * STAGE_BYTES + i * BLOCK_BYTES), "l"(from), "n"(BLOCK_BYTES),
                      "r"(full + slot * 8) : "memory");
       }
-#endif
       if (++slot == A_STAGES) slot = 0, phase ^= 1;
     }
   }
@@ -184,9 +185,6 @@ __device__ __forceinline__ void load_patches(const Params& p, u32 patches, int p
     u32 to = patches + slot * patch_bytes, bar = full + slot * 8;
     unsigned short dx = p.group_x[group], dy = p.group_y[group];
     barrier_wait(empty + slot * 8, phase ^ 1);
-#if ABLATE & 2
-    barrier_arrive(bar);
-#else
     barrier_expect(bar, p.rows * 128);
 #if SHARE > 1
     unsigned short mask = ((1 << SHARE) - 1) << (cluster_rank() / SHARE * SHARE);
@@ -202,13 +200,13 @@ __device__ __forceinline__ void load_patches(const Params& p, u32 patches, int p
         "[%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8};"
         ::"r"(to), "l"(&p.x), "r"(channel), "r"(x), "r"(y), "r"(b), "r"(bar), "h"(dx), "h"(dy) : "memory");
 #endif
-#endif
     if (++slot == B_STAGES) slot = 0, phase ^= 1;
     if (++group == p.groups) group = 0, channel += 64;
   }
 }
 
-// The last: all of it done, put down as [pixel][channel]; then 8 channels of a pixel at a time. Parts of a sum as floats.
+// The end: a tile is put down in shared memory as [pixel][channel], then stored 8 channels of a pixel at a time. Here:
+// parts of sums (SPLIT_K > 1), as floats.
 __device__ __forceinline__ void put_down(float (&acc)[MT][TILE_N / 2], float* staged) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
@@ -243,7 +241,8 @@ __device__ __forceinline__ void put_down_half(float (&acc)[MT][TILE_N / 2], floa
         words[j] = narrow(activate(acc[m][i * 4 + j * 2] + add, relu), activate(acc[m][i * 4 + j * 2 + 1] + add, relu));
       }
       asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};"
-                   ::"r"(to + i * 8 * PITCH_HALF * 2), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+                   ::"r"(to + i * 8 * PITCH_HALF * 2), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                   : "memory");
     }
   }
 }
@@ -339,7 +338,8 @@ struct Walk {  // where a consumer is
 __device__ __forceinline__ Walk begin(const Params& p) {
   Span span = my_chunks(p);
   int first = p.group_first[span.first % p.groups];
-  int left = span.last / p.groups * p.taps + p.group_first[span.last % p.groups] - span.first / p.groups * p.taps - first;
+  int end = span.last / p.groups * p.taps + p.group_first[span.last % p.groups];
+  int left = end - span.first / p.groups * p.taps - first;
   int next = first + 1 == p.taps ? 0 : first + 1;
   return {left, next, p.tap_row[first], p.tap_row[next], 0, 0, -1, -1, 0, 0, 0, true};
 }
@@ -398,19 +398,18 @@ __device__ __forceinline__ void step(const Params& p, Walk& at, float (&acc)[MT]
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(meta[m])
                  : "r"(a + m * BLOCK_BYTES + BLOCK_VALUES + (threadIdx.x % 128) * 4) : "memory");
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#if !(ABLATE & 4)
 #pragma unroll
   for (int m = 0; m < MT; m++) wgmma_sp<0>(acc[m], A_DESCRIPTOR(a + m * BLOCK_BYTES), B_DESCRIPTOR(b), meta[m], at.add);
 #pragma unroll
   for (int m = 0; m < MT; m++)
     wgmma_sp<1>(acc[m], A_DESCRIPTOR(a + m * BLOCK_BYTES + BLOCK_VALUES / 2), B_DESCRIPTOR(b + 64), meta[m], 1);
-#endif
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #if DEEP
   asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
   if (never)
 #pragma unroll
-    for (int m = 0; m < MT; m++) asm volatile("st.shared.u32 [%0], %1;" ::"r"(patches + m * 4), "r"(older[m]) : "memory");
+    for (int m = 0; m < MT; m++)
+      asm volatile("st.shared.u32 [%0], %1;" ::"r"(patches + m * 4), "r"(older[m]) : "memory");
   release(at, empty_a, empty_b);
 #endif
   advance(p, at);
@@ -445,7 +444,6 @@ struct Fetch {  // where the weights' loads are, SETS - 1 steps ahead
 // A block's words of this thread: of its values [inputs / 8][channel][8] those of two rows and columns, then metadata.
 // Predicated with the old words as inputs: they stay alive, in these registers, until they are replaced.
 __device__ __forceinline__ void fetch(const Params& p, Fetch& from, u32 (&w)[MT][9]) {
-#if !(ABLATE & 1)
   size_t row = (size_t)(p.chunks / p.groups) * p.taps * BLOCK_BYTES;
 #pragma unroll
   for (int m = 0; m < MT; m++) {
@@ -466,7 +464,6 @@ __device__ __forceinline__ void fetch(const Params& p, Fetch& from, u32 (&w)[MT]
           "+r"(w[m][7]), "+r"(w[m][8])
         : "l"(values), "l"(meta), "r"(from.left) : "memory");
   }
-#endif
   from.left--;
   if (++from.t == p.taps) from.t = 0, from.block += (size_t)p.taps * BLOCK_BYTES;
 }
@@ -478,14 +475,14 @@ __device__ __forceinline__ void step(const Params& p, Walk& at, Fetch& from, flo
   u32 b = patches + at.slot_b * patch_bytes + (at.entry >> 1) * 128;
   if (at.fresh) barrier_wait(full_b + at.slot_b * 8, at.phase_b);
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#if !(ABLATE & 4)
 #pragma unroll
   for (int m = 0; m < MT; m++)
-    wgmma_sp_direct<0>(acc[m], words[m][0], words[m][1], words[m][2], words[m][3], B_DESCRIPTOR(b), words[m][8], at.add);
+    wgmma_sp_direct<0>(acc[m], words[m][0], words[m][1], words[m][2], words[m][3], B_DESCRIPTOR(b),
+                       words[m][8], at.add);
 #pragma unroll
   for (int m = 0; m < MT; m++)
-    wgmma_sp_direct<1>(acc[m], words[m][4], words[m][5], words[m][6], words[m][7], B_DESCRIPTOR(b + 64), words[m][8], 1);
-#endif
+    wgmma_sp_direct<1>(acc[m], words[m][4], words[m][5], words[m][6], words[m][7], B_DESCRIPTOR(b + 64),
+                       words[m][8], 1);
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
   asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
   fetch(p, from, next);
@@ -523,7 +520,8 @@ __device__ __forceinline__ void multiply(const Params& p, float (&acc)[MT][TILE_
 static_assert(MT == 1, "a second tile's weights do not fit the registers");
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+conv_sparse24_sm90(const __grid_constant__ Params p) {
   extern __shared__ u8 shared[];
   // barriers, output pixels, then (aligned: the swizzle is of addresses) the patches and the weights' stages
   u64* barriers = (u64*)shared;
@@ -578,7 +576,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv(const __g
     float2 bias[MT];
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-      int channel = blockIdx.y * TILE_M + (threadIdx.x / 128 * MT + m) * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+      int channel = blockIdx.y * TILE_M + (threadIdx.x / 128 * MT + m) * 64 + threadIdx.x % 128 / 32 * 16 +
+                    threadIdx.x % 32 / 4;
       bias[m].x = channel < p.outputs ? p.bias[channel] : 0.f;
       bias[m].y = channel + 8 < p.outputs ? p.bias[channel + 8] : 0.f;
     }
