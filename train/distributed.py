@@ -93,8 +93,14 @@ def join(cuda: bool) -> World:
                 f"start as many with --nproc-per-node, or use --device cpu"
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if cuda else "gloo")
-    return World(dist.get_rank(), size, local, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    store, rank, _ = next(dist.rendezvous("env://"))
+    # torchrun keeps one store for all attempts: without a prefix of its own, a process that was started again can read the
+    # address under which its dead predecessor's neighbour listened, and wait for nobody
+    dist.init_process_group(
+        "nccl" if cuda else "gloo", store=dist.PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=size
+    )
+    return World(rank, size, local, attempt)
 
 
 def leave() -> None:

@@ -15,6 +15,7 @@ from compile.backend import AS_MODELLED, find_backend
 from compile.backends.native import choose_schedules
 from compile.from_checkpoint import TorchNetwork
 from compile.from_torch import read_graph
+from compile.native.builder import Builder
 from compile.native.isa import ISAS
 from compile.native.select import pixel_plan
 from runtime.abi import STEPS_FILE, batch_folder
@@ -95,5 +96,6 @@ def test_the_cost_model_prefers_blocks_where_the_weights_come_in_blocks(isa: str
         graph = read_graph(capture_module(prune_randomly(conv, density, block=4), (conv.in_channels, 28, 28), 1))
         # among the kernels of the sparse layout; whether a network this dense takes that layout is another choice
         plan = pixel_plan(graph, 1, 1, ISAS[isa], 2**20)
-        _, schedules = choose_schedules(plan, ISAS[isa], 1, AS_MODELLED)
+        with Builder(ISAS[isa]) as builder:
+            _, schedules = choose_schedules(plan, builder, 1, AS_MODELLED)
         assert [schedule.format for schedule in schedules.values()] == ["block_stream"]

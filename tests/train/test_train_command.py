@@ -83,7 +83,7 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path: Path, evaluation: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mnist"], "unknown recipe 'mnist'; choose one of cifar10-resnet20, fashion-resnet8"),
+        (["mnist"], "unknown recipe 'mnist'; choose one of cifar10-resnet20, cifar10-vgg19"),
         (["fashion-resnet8", "--method", "magic"], "unknown method 'magic'; choose one of dense"),
         (["fashion-resnet8"], "needs a sparsity"),
         (["fashion-resnet8", "--sparsity", "90"], "90 % is 0.9"),
