@@ -13,6 +13,8 @@ from typing import final
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from runtime.errors import UserError
@@ -94,11 +96,11 @@ def join(cuda: bool) -> World:
             )
         torch.cuda.set_device(local)
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    store, rank, _ = next(dist.rendezvous("env://"))
-    # torchrun keeps one store for all attempts: without a prefix of its own, a process that was started again can read the
-    # address under which its dead predecessor's neighbour listened, and wait for nobody
+    store, rank, _ = next(rendezvous("env://"))
+    # torchrun keeps one store for all attempts: without a prefix of its own, a process that was started again can read
+    # the address under which its dead predecessor's neighbour listened, and wait for nobody
     dist.init_process_group(
-        "nccl" if cuda else "gloo", store=dist.PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=size
+        "nccl" if cuda else "gloo", store=PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=size
     )
     return World(rank, size, local, attempt)
 
