@@ -16,7 +16,6 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -26,9 +25,10 @@ from torch import Tensor, nn
 
 from compile.cuda.candidates import offer
 from compile.cuda.choice import Candidate, place
-from compile.cuda.format import DENSE, find_format, format_names
+from compile.cuda.format import DENSE, format_names
 from compile.cuda.problem import ConvProblem
 from compile.cuda.sites import Site
+from compile.cuda.stopwatch import build_ahead
 from runtime.cuda import gpu
 from runtime.cuda.replay import replay_us
 from train.densities import LayerSize, densities, parse_weights
@@ -166,7 +166,7 @@ def bench(layer: Layer, weights: str, names: list[str], given: argparse.Namespac
     problem, site = layer.problem, _site(layer, weights, given)
     offered = offer(site, given.most, tuple(names))
     candidates = [candidate for found in offered.candidates.values() for candidate in found]
-    build_ahead(site, candidates)
+    build_ahead([(site, candidate) for candidate in candidates])
     runs = measure(site, candidates, given.rounds)
     by_format = {name: sorted((r for r in runs if r.candidate.format == name), key=lambda r: r.us) for name in names}
     dense = min((run for run in runs if run.candidate.format == DENSE), key=lambda run: run.us)
@@ -221,17 +221,6 @@ def make_weight(layer: Layer, weights: str, given: argparse.Namespace) -> Tensor
         share = densities(parse_weights(weights), sizes)[f"{layer.name}.weight"]
         prune(weight, share)
     return weight * (2 / (problem.reduction * max(share, 1e-4))) ** 0.5
-
-
-def build_ahead(site: Site, candidates: list[Candidate]) -> None:
-    """NVRTC on all cores; the ops find the result on disk."""
-    arch = "sm_{}{}".format(*torch.cuda.get_device_capability())
-
-    def build(candidate: Candidate) -> None:
-        find_format(candidate.format).build(site.rounded, candidate.problem, candidate.config, arch)
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(build, candidates))
 
 
 def measure(site: Site, candidates: list[Candidate], rounds: int) -> list[Run]:

@@ -39,17 +39,8 @@ class GpuStopwatch:
         self.budget = budget
 
     def prepare(self, wanted: Sequence[tuple[Site, Candidate]]) -> None:
-        """See ``Stopwatch.prepare``: on all cores. What cannot be compiled fails again where it is measured."""
-        arch = gpu.architecture()
-        assert arch is not None, "a stopwatch needs a GPU"
-
-        def build(pair: tuple[Site, Candidate]) -> None:
-            site, candidate = pair
-            with contextlib.suppress(Exception):
-                find_format(candidate.format).build(site.rounded, candidate.problem, candidate.config, arch)
-
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(build, wanted))
+        """See ``Stopwatch.prepare``."""
+        build_ahead(wanted)
 
     def measure(self, site: Site, candidates: Sequence[Candidate]) -> dict[Candidate, Timing]:
         """See ``Stopwatch.measure``: all a few times, then the best of each format again in more turns."""
@@ -83,6 +74,21 @@ class GpuStopwatch:
             own = sorted((c for c in quick if c.format == name), key=lambda c: quick[c].us)
             found += own[: self.budget.finalists]
         return found
+
+
+def build_ahead(wanted: Sequence[tuple[Site, Candidate]]) -> None:
+    """Compile on all cores; the ops find the result on disk. What cannot be compiled fails where it is measured."""
+    arch = gpu.architecture()
+    assert arch is not None, "what is measured needs a GPU"
+    rounded = {site.layer: site.rounded for site, _ in wanted}
+
+    def build(pair: tuple[Site, Candidate]) -> None:
+        site, candidate = pair
+        with contextlib.suppress(Exception):
+            find_format(candidate.format).build(rounded[site.layer], candidate.problem, candidate.config, arch)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(build, wanted))
 
 
 def _inputs(site: Site) -> list[tuple[Tensor, Tensor | None]]:
