@@ -143,7 +143,7 @@ def test_manifests_of_older_schemas_are_read(artifact: Path, version: int, tmp_p
     ("options", "message"),
     [
         (["--arch", "hopper"], "--arch hopper is no GPU architecture; give one like sm_80, sm_89, sm_90, or native"),
-        (["--arch", "sm_75"], "--arch sm_75 is too old: the kernels need sm_80"),
+        (["--backend", "inductor", "--arch", "sm_75"], "--arch sm_75 is too old: the kernels need sm_80"),
         (["--dtype", "int8"], "--dtype int8 is unknown on cuda; choose one of float16, bfloat16, float32"),
         (["--backend", "native"], "--target cuda: the native backend generates C++ for CPUs; give --backend inductor"),
         (["--backend", "onnxruntime"], "--target cuda: the onnxruntime backend is the yardstick on CPUs"),
