@@ -13,6 +13,7 @@ import click
 _COMMANDS = {
     "train": ("train.command:train", "Train a recipe with one sparse training method."),
     "sweep": ("train.sweep_command:sweep", "Train a recipe with several methods, sparsities and seeds; one table."),
+    "sparsify": ("train.sparsify_command:sparsify", "Make a trained dense network sparse: tuned, or at once."),
     "compile": ("compile.command:compile_", "Compile checkpoints into artifacts."),
     "bench": ("bench.command:bench", "Measure artifacts: latency, accuracy, memory, size."),
     "report": ("bench.command:report", "Write the report of a measurement file."),
