@@ -19,6 +19,7 @@ _COMMANDS = {
     "report": ("bench.command:report", "Write the report of a measurement file."),
     "check": ("runtime.command:check", "Replay an artifact's golden inputs."),
     "run": ("runtime.command:run", "Run an artifact on pictures or arrays."),
+    "serve": ("runtime.serve.command:serve", "Serve artifacts over HTTP (open inference protocol)."),
     "inspect": ("st3.cli:inspect_", "Show what a checkpoint or an artifact holds."),
 }
 """Command name to where it lives and its line in ``st3 --help``, which so needs no import of the stage."""
