@@ -11,7 +11,9 @@ import msgspec
 from bench.environment import usable_cpus
 from bench.measurement import Settings, read_measurements
 from bench.session import plan_session, run_session
+from runtime.command import trust_options
 from runtime.errors import UserError
+from runtime.trust import demand_everywhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +39,7 @@ INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
     "--seed", type=int, default=0, show_default=True, help="Chooses the pictures that latency is measured on."
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("measurements.jsonl"), show_default=True)
+@trust_options
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as one JSON document.")
 def bench(
     artifacts: tuple[Path, ...],
@@ -46,12 +49,15 @@ def bench(
     rounds: int | None,
     seed: int,
     out: Path,
+    require_digest: str | None,
+    require_signature: Path | None,
     as_json: bool,
 ) -> None:
     """Measure ARTIFACTS side by side: latency, accuracy, memory and size.
 
     ARTIFACTS are artifacts or folders that are searched for artifacts. Ctrl-C keeps what is finished.
     """
+    demand_everywhere(require_digest, require_signature)  # the processes that measure load the artifacts
     chosen = threads or tuple(range(1, 1 + min(2, len(usable_cpus()))))
     plan = plan_session(artifacts, evaluation, chosen, settings_for(seconds, rounds, seed))
     finished = with_progress(plan, out)
