@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processor's peak takes seconds, and is measured in the session of ``measured`` alone, which is set up before."""
+    """The processor's peak takes seconds, and is measured in the session of ``measured`` alone, set up before."""
     monkeypatch.setenv("CXX", "no-compiler")
 
 
