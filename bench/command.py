@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from bench.environment import usable_cpus
-from bench.measurement import Settings, read_measurements
+from bench.measurement import Settings
+from bench.measurement_file import read_measurements
 from bench.session import plan_session, run_session
 from runtime.errors import UserError
 

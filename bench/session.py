@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench.environment import describe, gpus, load_average, now, usable_cpus
-from bench.measurement import SCHEMA_VERSION, ArtifactRecord, End, Record, Refusal, Session, Settings, Writer
+from bench.measurement import SCHEMA_VERSION, ArtifactRecord, End, Record, Refusal, Session, Settings
+from bench.measurement_file import Writer
 from bench.process import ProcessWorker, anonymous
 from bench.protocol import Condition, Entry, measure, steps
 from runtime import ArtifactError, UserError, open_artifact

@@ -16,7 +16,8 @@ from bench.cpu.plan import NATIVE, PROOF, YARDSTICK, find, plan_cpu, weights_of
 from bench.cpu.rows import make_rows
 from bench.cpu.show import COMPILE_TIME, MEMORY_ALONE, show
 from bench.cpu.steps import profile
-from bench.measurement import Measurement, Settings, read_measurements
+from bench.measurement import Measurement, Settings
+from bench.measurement_file import read_measurements
 from bench.process import ProcessWorker, WorkerError
 from runtime.errors import UserError
 

@@ -9,19 +9,13 @@ from typing import TYPE_CHECKING, get_args
 from rich.table import Table
 
 from bench import numbers
-from bench.intervals import percentile
 from bench.measurement import Operand
+from bench.peaks import peak_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from bench.measurement import ArtifactRecord, Measurements, Step
-
-
-def peak(session: Measurements, operand: Operand, threads: int) -> float | None:
-    """GFLOP/s: what nine of ten samples of the session stay below; ``None`` where there are none."""
-    found = [p.samples for p in session.peaks if (p.operand, p.threads) == (operand, threads)]
-    return percentile(list(chain.from_iterable(found)), 0.9) if found else None
 
 
 def gflops_useful(step: Step) -> float:
@@ -40,7 +34,7 @@ def step_tables(session: Measurements) -> Iterator[Table]:
 def peak_lines(session: Measurements) -> Iterator[str]:
     """The measured peaks in words, one line per number of threads."""
     for threads in sorted({p.threads for p in session.peaks}):
-        found = [(operand, peak(session, operand, threads)) for operand in get_args(Operand)]
+        found = [(operand, peak_of(session.peaks, operand, threads)) for operand in get_args(Operand)]
         places = ", ".join(f"{numbers.gflops(value)} from {operand}" for operand, value in found if value is not None)
         yield f"multiply-adds, {numbers.threads(threads)}: GFLOP/s {places}"
 
@@ -61,7 +55,10 @@ def _table(session: Measurements, record: ArtifactRecord, steps: Sequence[Step])
         for name in (f"{numbers.threads(threads)}, ms", "GFLOP/s", "of peak", "of L1's"):
             table.add_column(name, justify="right", no_wrap=True)
     densities = {layer.name: f"{layer.density:.3f}" for layer in record.layers}
-    peaks = {threads: (peak(session, "registers", threads), peak(session, "L1", threads)) for threads in counts}
+    peaks = {
+        threads: (peak_of(session.peaks, "registers", threads), peak_of(session.peaks, "L1", threads))
+        for threads in counts
+    }
     totals = []
     for threads, mine in by_count.items():
         whole_ms = sum(statistics.median(step.samples_ms) for step in mine)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cpu.peaks import build, measure_peaks
 from bench.cpu.plan import NATIVE, find
 from bench.cpu.solo import ask
 from bench.measurement import Step
 from bench.messages import Profile, Profiled
+from bench.peaks import build, measure_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,13 +33,13 @@ def profile(
         program = build(Path(folder))
         for condition, entries in plan.conditions:
             advance(f"measuring the processor's peaks, threads {condition.threads}")
-            records += measure_peaks(program, condition.cpus)
+            records += chain.from_iterable(measure_program(program, condition.cpus))
             for name in weights:
                 entry = find(entries, name, NATIVE, condition.batch_size)
                 if entry is not None:
                     advance(f"timing the steps of {entry.record.name}, threads {condition.threads}")
                     records += _steps(plan, entry, condition, spawn)
-            records += measure_peaks(program, condition.cpus)
+            records += chain.from_iterable(measure_program(program, condition.cpus))
     return records
 
 

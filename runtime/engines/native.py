@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 import weakref
 from typing import TYPE_CHECKING, final
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runtime.artifact import Artifact
+    from runtime.tensors import DLPack
 
 
 @final
@@ -75,34 +75,22 @@ class NativeEngine(Engine):
         super().__init__(artifact, threads)
         self._networks = networks
         self._sizes = tuple(sorted(networks, reverse=True))
-        self._running = threading.Lock()
         self._finalizer = weakref.finalize(self, _close, tuple(networks.values()))
 
-    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """See ``Engine.run``. A second Python thread that calls while one runs gets a ``UserError``.
+    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+        """The largest compiled batches come first; a rest below the smallest one runs in that, filled up with zeros."""
+        start = 0
+        for size, count in pieces(len(given), self._sizes):
+            batch, rows = given[start : start + count], result[start : start + count]
+            if count == size:
+                self._call("st3_run", size, batch, rows)
+            else:
+                full = np.empty((size, *result.shape[1:]), np.float32)
+                self._call("st3_run", size, padded(batch, size), full)
+                rows[:] = full[:count]
+            start += count
 
-        The largest compiled batches come first; a rest below the smallest one runs in that, filled up with zeros.
-        """
-        self._begin()
-        try:
-            given = self.checked_input(inputs)
-            spec = self.artifact.manifest.output
-            result = np.empty((len(given), *spec.shape[1:]), np.float32)
-            start = 0
-            for size, count in pieces(len(given), self._sizes):
-                batch, rows = given[start : start + count], result[start : start + count]
-                if count == size:
-                    self._call("st3_run", size, batch, rows)
-                else:
-                    full = np.empty((size, *spec.shape[1:]), np.float32)
-                    self._call("st3_run", size, padded(batch, size), full)
-                    rows[:] = full[:count]
-                start += count
-            return {spec.name: result}
-        finally:
-            self._running.release()
-
-    def profile(self, inputs: Mapping[str, NDArray[np.float32]]) -> tuple[StepTime, ...]:
+    def profile(self, inputs: Mapping[str, DLPack]) -> tuple[StepTime, ...]:
         """Run one batch of a compiled size as ``run`` does and time each step.
 
         Where each thread runs groups of pictures on its own, a step's time is the mean over the threads, so that the
@@ -124,18 +112,9 @@ class NativeEngine(Engine):
         finally:
             self._running.release()
 
-    def close(self) -> None:
-        """Stop the threads and free the tensors; waits for a run in another thread."""
-        with self._running:
-            self._finalizer()
-
-    def _begin(self) -> None:
-        """Claim the engine for this thread."""
-        if not self._running.acquire(blocking=False):
-            raise UserError("this engine is running in another thread; load the artifact once per thread")
-        if not self._finalizer.alive:
-            self._running.release()
-            raise UserError("this engine was closed; load the artifact again")
+    def _free(self) -> None:
+        """Stop the threads and free the tensors."""
+        self._finalizer()
 
     def _call(
         self, function: str, size: int, batch: NDArray[np.float32], result: NDArray[np.float32], *more: int

@@ -11,8 +11,9 @@ from bench.cpu.logits import relative_difference
 from bench.cpu.plan import as_yardstick, takes_part, weights_of
 from bench.cpu.rows import make_rows
 from bench.cpu.show import failure_lines
-from bench.cpu.step_table import gflops_useful, peak, peak_lines
+from bench.cpu.step_table import gflops_useful, peak_lines
 from bench.measurement import ArtifactRecord, Measurements, Peak, Refusal, Step
+from bench.peaks import peak_of
 from bench.process import WorkerError
 from bench.protocol import Entry
 from runtime.errors import UserError
@@ -89,8 +90,8 @@ def test_useful_operations_are_two_per_mac_and_a_peak_is_what_is_seldom_passed()
     assert gflops_useful(step) == pytest.approx(10.0)
     peaks = (Peak("registers", 1, (10.0, 100.0)), Peak("registers", 1, (110.0,)), Peak("L1", 2, (70.0,)))
     whole = msgspec.structs.replace(session(), peaks=peaks)
-    assert peak(whole, "registers", 1) == pytest.approx(108)
-    assert peak(whole, "L2", 1) is None
+    assert peak_of(peaks, "registers", 1) == pytest.approx(108)
+    assert peak_of(peaks, "L2", 1) is None
     assert list(peak_lines(whole)) == [
         "multiply-adds, 1 thread: GFLOP/s 108.0 from registers",
         "multiply-adds, 2 threads: GFLOP/s 70.0 from L1",

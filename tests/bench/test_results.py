@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.measurement import read_measurements
+from bench.measurement_file import read_measurements
 
 RESULTS = sorted((Path(bench.__file__).parent / "results").glob("*.jsonl"))
 

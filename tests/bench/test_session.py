@@ -18,7 +18,8 @@ from click.testing import CliRunner
 
 from bench.command import bench, report, settings_for
 from bench.environment import describe, usable_cpus
-from bench.measurement import Settings, read_measurements
+from bench.measurement import Settings
+from bench.measurement_file import read_measurements
 from bench.session import plan_session, run_session
 from runtime.errors import UserError
 

@@ -1,7 +1,9 @@
 // What this processor can do: multiply-adds a second from registers, with one operand from the first-level cache, and
-// with one from the second level. Prints one line per source: its name and a sample in GFLOP/s per repetition.
+// with one from the second level; and bytes a second that it reads from these and from memory. Prints one line per
+// source: its name and a sample per repetition, in GFLOP/s, and in GB/s where the name begins with "read-".
 //
 //   peaks REPETITIONS CPU...      one thread on each CPU, all at once; a sample is what they do together
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -34,10 +36,21 @@ double now() { return std::chrono::duration<double>(Clock::now().time_since_epoc
 
 long cache_bytes(int level) {
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
-  const long found = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : _SC_LEVEL2_CACHE_SIZE);
+  const int names[] = {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE};
+  const long found = sysconf(names[level - 1]);
   if (found > 0) return found;
 #endif
-  return level == 1 ? 32 << 10 : 512 << 10;
+  const long usual[] = {32 << 10, 512 << 10, 32 << 20};
+  return usual[level - 1];
+}
+
+// Twice the last-level cache, so that nothing of it is left there when it is read again; at most an eighth of memory.
+long memory_bytes() {
+  long most = 1L << 30;
+#if defined(_SC_PHYS_PAGES)
+  most = std::min(most, sysconf(_SC_PHYS_PAGES) / 8 * sysconf(_SC_PAGESIZE));
+#endif
+  return std::min(most, std::max(256L << 20, 2 * cache_bytes(3)));
 }
 
 volatile float sink;
@@ -48,7 +61,7 @@ void keep(const Vector (&sums)[SUMS]) {
   sink = total;
 }
 
-// Each pass makes `operands` multiply-adds of whole vectors.
+// Each pass makes `operands` multiply-adds of whole vectors, or reads so many vectors.
 __attribute__((noinline)) void from_registers(const Vector*, long operands, long passes) {
   Vector sums[SUMS] = {}, factor = sums[0] + 0.999f, shift = sums[0] + 0.001f;
   // sums that are all alike are one sum to the compiler
@@ -65,6 +78,14 @@ __attribute__((noinline)) void from_memory(const Vector* data, long operands, lo
   for (long pass = 0; pass < passes; ++pass)
     for (long i = 0; i < operands; i += SUMS)
       for (int s = 0; s < SUMS; ++s) sums[s] = data[i + s] * factor + sums[s];
+  keep(sums);
+}
+
+__attribute__((noinline)) void read_only(const Vector* data, long operands, long passes) {
+  Vector sums[SUMS] = {};
+  for (long pass = 0; pass < passes; ++pass)
+    for (long i = 0; i < operands; i += SUMS)
+      for (int s = 0; s < SUMS; ++s) sums[s] += data[i + s];
   keep(sums);
 }
 
@@ -96,8 +117,11 @@ void pin(int cpu) {
 #endif
 }
 
-// One sample per repetition: all operations over the time from the first start to the last end.
-void measure(const char* name, Kernel kernel, long bytes, int repetitions, const std::vector<int>& cpus) {
+constexpr double FLOPS = 2.0 * LANES, BYTES = sizeof(Vector);  // of one operand
+
+// One sample per repetition: all work, `each` per operand, over the time from the first start to the last end. `bytes`
+// are those of one thread.
+void measure(const char* name, Kernel kernel, long bytes, double each, int repetitions, const std::vector<int>& cpus) {
   const long operands = bytes / 64 / SUMS * SUMS * (64 / long(sizeof(Vector)));  // a multiple of cache lines
   std::vector<Worker> workers(cpus.size());
   std::vector<double> samples;
@@ -135,7 +159,7 @@ void measure(const char* name, Kernel kernel, long bytes, int repetitions, const
           if (worker.begin < begin) begin = worker.begin;
           if (worker.end > end) end = worker.end;
         }
-        samples.push_back(2.0 * LANES * double(operands) * double(passes) * count / (end - begin) / 1e9);
+        samples.push_back(each * double(operands) * double(passes) * count / (end - begin) / 1e9);
       }
     }
   };
@@ -157,7 +181,11 @@ int main(int count, char** arguments) {
   const int repetitions = std::atoi(arguments[1]);
   std::vector<int> cpus;
   for (int i = 2; i < count; ++i) cpus.push_back(std::atoi(arguments[i]));
-  measure("registers", from_registers, cache_bytes(1) / 2, repetitions, cpus);
-  measure("L1", from_memory, cache_bytes(1) / 2, repetitions, cpus);
-  measure("L2", from_memory, cache_bytes(2) / 2, repetitions, cpus);
+  const long first = cache_bytes(1) / 2, second = cache_bytes(2) / 2;
+  measure("registers", from_registers, first, FLOPS, repetitions, cpus);
+  measure("L1", from_memory, first, FLOPS, repetitions, cpus);
+  measure("L2", from_memory, second, FLOPS, repetitions, cpus);
+  measure("read-L1", read_only, first, BYTES, repetitions, cpus);
+  measure("read-L2", read_only, second, BYTES, repetitions, cpus);
+  measure("read-DRAM", read_only, memory_bytes() / long(cpus.size()), BYTES, repetitions, cpus);
 }
