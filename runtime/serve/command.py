@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import msgspec
 
 from runtime.errors import UserError
 from runtime.serve.settings import Settings
-from runtime.trust import demand_everywhere
+from runtime.trust import DIGEST_VARIABLE, SIGNATURE_VARIABLE, trust_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +87,10 @@ def serve(
         raise UserError(f"st3 serve needs {' and '.join(missing)}, which the extra has: pip install 'st3[serve]'")
     from runtime.serve.server import serve as run
 
-    demand_everywhere(require_digest, require_signature)  # the workers load, and inherit it
+    trust_from(require_digest, require_signature)
+    # the workers load, and inherit what is demanded
+    demands = {DIGEST_VARIABLE: require_digest, SIGNATURE_VARIABLE: require_signature}
+    os.environ.update({variable: str(value) for variable, value in demands.items() if value is not None})
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
     def started(host: str, port: int, models: Models) -> None:
