@@ -107,7 +107,8 @@ def _on_signals(models: Models) -> asyncio.Event:
 def _quiet_logger() -> logging.Logger:
     """aiohttp's, without a traceback for each thing that is no HTTP: anybody could fill a disk with them."""
     logger = logging.getLogger("st3.serve.http")
-    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+    theirs = (HttpProcessingError, web.RequestPayloadError)
+    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], theirs)))
     return logger
 
 
