@@ -151,7 +151,7 @@ def test_an_unknown_table_is_refused() -> None:
 
 
 def test_a_readme_that_differs_fails_the_check_and_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "result_files", lambda: [])
+    monkeypatch.setattr(command, "result_files", list)
     copy = tmp_path / "README.md"
     copy.write_text(README.read_text().replace("1.09x dense", "1.90x dense"))
     with pytest.raises(UserError, match="its tables are not those of bench/results; `make tables` writes them"):
