@@ -1,4 +1,4 @@
-"""Takes a choice of channels into the weights of the convolutions that read it: a zero costs a sparse kernel nothing."""
+"""Takes a choice of channels into the weights of the convolutions after it: a zero costs a sparse kernel nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from compile.graph import Conv, Graph, Node, reads
 
 DENSEST = 0.5
-"""Share of non-zeros up to which a convolution is taken for a sparse one: a dense kernel would pay for the new zeros."""
+"""Share of non-zeros up to which a convolution counts as sparse: a dense kernel would pay for the new zeros."""
 
 
 def fold_select(graph: Graph) -> Graph:
@@ -37,7 +37,7 @@ def _chooses(node: Conv) -> bool:
     """Whether it still is a plain choice: a scale or an activation may have been merged into it."""
     rows = node.weight.reshape(len(node.weight), -1)
     ones = bool(((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all())
-    return node.op == "select" and ones and not node.bias.any() and node.activation == "identity"
+    return node.op == "select" and ones and not bool(node.bias.any()) and node.activation == "identity"
 
 
 def _sparse(node: Conv) -> bool:
