@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from bench import numbers
+from bench.columns import speedup
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.analysis import Analysis, Row
+    from bench.analysis import Analysis
     from bench.summary import Group
 
 
@@ -54,15 +55,8 @@ def _table(group: Group) -> Table:
             numbers.accuracy(row.accuracy),
             numbers.millions(row.macs_nonzero),
             numbers.milliseconds(row.latency_ms_p50),
-            speedup(row),
+            speedup(row).text,
             numbers.megabytes(row.size_bytes),
             style="bold" if row.pareto else "",
         )
     return table
-
-
-def speedup(row: Row) -> str:
-    """The speed-up, or the word that stands for it."""
-    if row.base:
-        return "base"
-    return "none" if row.speedup_resolved is False else numbers.times(row.speedup_vs_dense)
