@@ -15,7 +15,7 @@ _COMMANDS = {
     "sweep": ("train.sweep_command:sweep", "Train a recipe with several methods, sparsities and seeds; one table."),
     "compile": ("compile.command:compile_", "Compile checkpoints into artifacts."),
     "bench": ("bench.command:bench", "Measure artifacts: latency, accuracy, memory, size."),
-    "report": ("bench.command:report", "Write the report of a measurement file."),
+    "report": ("bench.report_command:report", "Write the report of a measurement file, or compare two."),
     "check": ("runtime.command:check", "Replay an artifact's golden inputs."),
     "run": ("runtime.command:run", "Run an artifact on pictures or arrays."),
     "inspect": ("st3.cli:inspect_", "Show what a checkpoint or an artifact holds."),

@@ -18,3 +18,8 @@ function chooseCondition(changed) {
     for (const input of document.querySelectorAll(`input[name=${name}]`)) input.checked = input.value === String(group.rows[0][name]);
   return data.groups.indexOf(group);
 }
+
+function onCondition(changed) {
+  for (const name of DIMENSIONS)
+    for (const input of document.querySelectorAll(`input[name=${name}]`)) input.addEventListener("change", () => changed(name));
+}

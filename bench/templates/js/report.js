@@ -38,8 +38,7 @@ function narrowed() { showTable(); draw(); }
 const swatch = marks.symbol(marks.backends[0]);
 buildKey(kindKey, marks.kinds, (kind) => glyph(swatch, `var(${marks.colorName(kind)})`), narrowed);
 buildKey(backendKey, marks.backends, (backend) => glyph(marks.symbol(backend), "var(--soft)"), narrowed);
-for (const name of DIMENSIONS)
-  for (const input of document.querySelectorAll(`input[name=${name}]`)) input.addEventListener("change", () => show(name));
+onCondition(show);
 for (const input of document.querySelectorAll("#layer-artifact, input[name=grain]")) input.addEventListener("change", draw);
 everything.addEventListener("change", showTable);
 redrawWith(draw);
