@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from bench import numbers
 from bench.analysis import Row, analyse
 from bench.intervals import Estimate, median_interval
 from bench.measurement import End, Measurements, Session
@@ -135,19 +134,16 @@ def compare(a: Measurements, b: Measurements, sources: tuple[str, str]) -> Compa
 
 def headline(pairs: Sequence[Pair]) -> str:
     """How many are faster, slower and no different."""
-    faster = sum(pair.differs is True and pair.ratio > 1 for pair in pairs)
-    slower = sum(pair.differs is True and pair.ratio < 1 for pair in pairs)
-    unknown = sum(pair.differs is None for pair in pairs)
-    if not faster and not slower and not unknown:
-        return f"B is no different from A in all {len(pairs)} measurements that both have."
-    parts = [f"faster than A in {faster}", f"slower in {slower}"]
-    parts.append(f"no different in {len(pairs) - faster - slower - unknown}")
-    parts += [f"{unknown} cannot be told"] if unknown else []
-    middle = statistics.median(pair.ratio for pair in pairs)
-    return (
-        f"Of {len(pairs)} measurements that both have, B is {', '.join(parts)}; in the median it is "
-        f"{numbers.times(middle)} as fast."
-    )
+    count = f"all {len(pairs)}" if len(pairs) > 1 else "the one"
+    verdicts = [
+        None if pair.differs is None else 0 if not pair.differs else 1 if pair.ratio > 1 else -1 for pair in pairs
+    ]
+    words = {1: "faster", -1: "slower", 0: "no different", None: "not to be told from A"}
+    counts = {word: verdicts.count(verdict) for verdict, word in words.items() if verdicts.count(verdict)}
+    if len(counts) == 1:
+        return f"B is {next(iter(counts))} in {count} that both have measured."
+    parts = [f"{word} in {number}" for word, number in counts.items()]
+    return f"B is {', '.join(parts[:-1])} and {parts[-1]} of {len(pairs)} that both have measured."
 
 
 def exceeds(low: float, high: float, resolution: float | None) -> bool | None:

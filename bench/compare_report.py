@@ -30,7 +30,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 def write_comparison(comparison: Comparison, out: Path, links: tuple[str, str]) -> None:
-    """Write ``compare.html``, ``.md``, ``.csv`` and ``.json``; ``links`` lead from ``out`` to the samples of A and B."""
+    """Write ``compare.html``, ``.md``, ``.csv`` and ``.json``; ``links`` lead from ``out`` to the samples."""
     together = groups(comparison.pairs)
     view: dict[str, Any] = {
         "comparison": comparison,
