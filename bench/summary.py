@@ -55,6 +55,7 @@ def pick(rows: Sequence[Row], base: Row, budget: float) -> Pick:
         row
         for row in rows
         if row.method != "dense"
+        and not row.yardstick
         and row.accuracy is not None
         and row.accuracy >= floor
         and (row.speedup_vs_dense or 0) > 1
