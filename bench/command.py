@@ -182,13 +182,14 @@ def _print(session: Measurements, source: Path, as_json: bool, last: str) -> Non
     from rich.console import Console
 
     from bench.analysis import analyse
-    from bench.report import to_json
+    from bench.document import document
+    from bench.report import encode
     from bench.summary import groups
     from bench.terminal import show
 
     analysis = analyse(session)
     if as_json:
-        click.echo(to_json(session, analysis, source.name), nl=False)
+        click.echo(encode(document(session, source.name, analysis)), nl=False)
         return
     show(Console(soft_wrap=True), analysis, groups(analysis.rows))
     click.echo(f"\n{last}")
