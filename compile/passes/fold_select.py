@@ -37,7 +37,8 @@ def _chooses(node: Conv) -> bool:
     """Whether it still is a plain choice: a scale or an activation may have been merged into it."""
     rows = node.weight.reshape(len(node.weight), -1)
     ones = bool(((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all())
-    return node.op == "select" and ones and not bool(node.bias.any()) and node.activation == "identity"
+    plain = ones and not node.bias.any() and node.activation == "identity"
+    return node.op == "select" and bool(plain)
 
 
 def _sparse(node: Conv) -> bool:
