@@ -37,9 +37,9 @@ def _chooses(node: Conv) -> bool:
     """Whether it still is a plain choice: a scale or an activation may have been merged into it."""
     rows = node.weight.reshape(len(node.weight), -1)
     ones = bool(((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all())
-    plain = ones and not node.bias.any() and node.activation == "identity"
-    return node.op == "select" and bool(plain)
+    plain = ones and not np.any(node.bias) and node.activation == "identity"
+    return node.op == "select" and plain
 
 
 def _sparse(node: Conv) -> bool:
-    return node.op == "select" or np.count_nonzero(node.weight) <= DENSEST * node.weight.size
+    return node.op == "select" or bool(np.count_nonzero(node.weight) <= DENSEST * node.weight.size)
