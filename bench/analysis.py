@@ -69,6 +69,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     macs_nonzero: int
     macs_usable: int | None
     backend: str
+    device: str
     batch_size: int
     threads: int
     latency_ms_p50: float
@@ -179,10 +180,11 @@ def is_resolved(ratio: Estimate, resolution: float | None, launches: int) -> boo
 
 
 def _groups(timed: Sequence[Measurement], artifacts: dict[str, ArtifactRecord]) -> Iterable[list[Measurement]]:
-    """Measurements that may be compared: one recipe, one batch size, one number of threads."""
-    groups: dict[tuple[str, int, int], list[Measurement]] = {}
+    """Measurements that may be compared: one recipe, one device, one batch size, one number of threads."""
+    groups: dict[tuple[str, str, int, int], list[Measurement]] = {}
     for m in timed:
-        groups.setdefault((artifacts[m.artifact].lineage.recipe, m.batch_size, m.threads), []).append(m)
+        record = artifacts[m.artifact]
+        groups.setdefault((record.lineage.recipe, record.target.device, m.batch_size, m.threads), []).append(m)
     return groups.values()
 
 
@@ -219,6 +221,7 @@ def _row(m: Measurement, record: ArtifactRecord, around: _Context) -> Row:
         macs_nonzero=record.macs_nonzero,
         macs_usable=usable,
         backend=record.backend,
+        device=record.target.device,
         batch_size=m.batch_size,
         threads=m.threads,
         latency_ms_p50=p50,
@@ -265,7 +268,7 @@ def _mark_front(rows: Sequence[Row]) -> list[Row]:
 
 
 def _order(row: Row) -> tuple[object, ...]:
-    condition = (row.recipe, row.batch_size, row.threads)
+    condition = (row.recipe, row.device, row.batch_size, row.threads)
     return (*condition, row.method != "dense", row.method, row.pattern, row.sparsity, row.backend)
 
 

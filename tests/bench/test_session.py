@@ -17,10 +17,11 @@ import pytest
 from bench_builders import make_artifact
 from click.testing import CliRunner
 
-from bench.command import bench, report, settings_for
+from bench.command import bench, settings_for
 from bench.environment import describe, usable_cpus
 from bench.measurement import Settings
 from bench.measurement_file import measurements_of, part_of, read_measurements, read_records, set_aside
+from bench.report_command import report
 from bench.session import plan_session, resumable, run_session
 from runtime.errors import UserError
 
