@@ -150,8 +150,7 @@ ROUNDS = [
 def part_with_rounds(session: Measurements, path: Path) -> Path:
     writer = Writer(path)
     writer.write([session.session, *session.artifacts])
-    for record in ROUNDS:
-        writer.write([record])
+    writer.write(ROUNDS)
     writer.keep()
     return part_of(path)
 
@@ -207,11 +206,9 @@ def test_resuming_drops_a_line_that_was_cut_off_and_a_new_session_sets_it_aside(
 
 
 def test_a_session_before_schema_4_has_one_control_and_one_launch(session: Measurements, path: Path) -> None:
-    lines = (
-        path.read_text().replace('"control":1', '"control":true').replace('"schema_version":1', '"schema_version":3')
-    )
-    path.write_text(lines)
-    assert '"control":true' in lines
+    text = path.read_text().replace('"control":1', '"control":true')
+    path.write_text(text.replace('"schema_version":1', '"schema_version":3'))
+    assert '"control":true' in text
     control = next(m for m in read_measurements(path).measurements if m.control)
     assert control.control == 1
     assert control.by_launch == (control.samples,)
@@ -224,7 +221,7 @@ def test_a_session_before_schema_4_has_one_control_and_one_launch(session: Measu
         ('[4.0]', '[-4.0]', "line 6, field turns[0].samples: a latency that is not positive"),
         ('"samples":[4.0],', "", "line 6, field turns[0].samples: no samples, or a round without"),
         ('"launch":1', '"launch":"first"', "line 6, field launch"),
-        ('"unit":"ms"', '"unit":7', "line 6, field turns[...].unit"),
+        ('"unit":"ms"', '"unit":7', "line 6, field turns[0].unit: Expected `str`"),
         ('"type":"round"', '"type":"square"', "line 6, field type"),
     ],
 )  # fmt: skip
