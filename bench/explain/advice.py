@@ -23,7 +23,10 @@ _FULL = 0.9
 
 
 class Case(msgspec.Struct, frozen=True):
-    """What a rule may look at; ``backend`` built the layer. ``bound`` and ``measured_us`` are of the whole batch, ``None`` where not known."""
+    """What a rule may look at. ``backend`` built the layer.
+
+    ``bound`` and ``measured_us`` are of the whole batch, ``None`` where not known, and so is ``share`` of its time.
+    """
 
     layer: LayerEntry
     target: Target
