@@ -55,6 +55,7 @@ def pick(rows: Sequence[Row], base: Row, budget: float) -> Pick:
         row
         for row in rows
         if row.method != "dense"
+        and not row.yardstick
         and row.accuracy is not None
         and row.accuracy >= floor
         and (row.speedup_vs_dense or 0) > 1
@@ -90,7 +91,7 @@ def _group(rows: list[Row]) -> Group:
         resolution=first.resolution,
         rows=tuple(rows),
         picks=picks,
-        headline=_headline(picks),
+        headline=_headline(rows, picks),
     )
 
 
@@ -104,10 +105,15 @@ def _sentence(base: Row, best: Row | None, budget: float) -> str:
     )
 
 
-def _headline(picks: Sequence[Pick]) -> str:
-    """The widest gain at the smallest budget that has one."""
-    if not picks:
+def _headline(rows: Sequence[Row], picks: Sequence[Pick]) -> str:
+    """The widest gain at the smallest budget that has one; without accuracies the widest gain of all."""
+    if not any(row.base for row in rows):
         return "No dense artifact was measured, so no speed-up can be given."
+    if not picks:
+        gains = [row for row in rows if row.method != "dense" and row.speedup_resolved is not False]
+        widest = max((row.speedup_vs_dense or 0 for row in gains), default=0.0)
+        start = f"Up to {numbers.times(widest)} as fast as" if widest > 1 else "Nothing is measurably faster than"
+        return f"{start} the fastest dense network; no accuracy was measured."
     for choice in picks:
         if choice.best is not None:
             # the digits of the picture: a loss below one hundredth of a point is none
