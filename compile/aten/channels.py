@@ -142,4 +142,3 @@ def _select(state: Import, node: fx.Node, name: str, chosen: NDArray[np.int64]) 
         lambda output: Conv(output, name, node.name, "select", weight, bias),
         (len(chosen), height, width),
     )
-

@@ -1,4 +1,4 @@
-"""Takes a choice of channels into the weights of the convolutions that read it: a zero costs a sparse kernel nothing."""
+"""Takes a choice of channels into the weights of the sparse convolutions that read it, where a zero costs nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from compile.graph import Conv, Graph, Node, reads
 
 DENSEST = 0.5
-"""Share of non-zeros up to which a convolution is taken for a sparse one: a dense kernel would pay for the new zeros."""
+"""Share of non-zeros up to which a convolution counts as sparse: a dense kernel would pay for the new zeros."""
 
 
 def fold_select(graph: Graph) -> Graph:
