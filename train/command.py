@@ -60,6 +60,13 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the data set.  [default: data/<data set>]")
 @click.option(
+    "--loader",
+    type=click.Choice(["torch", "dali"]),
+    default="torch",
+    show_default=True,
+    help="Of ImageNet; dali decodes on the GPU (extra: dali).",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path), help="The checkpoint.  [default: runs/<recipe>/checkpoints/<name>]"
 )
 @click.option(
@@ -146,6 +153,8 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
     home = Path("runs") / recipe
     out = out or home / "checkpoints" / checkpoint_name(method, plan)
     dataset = load_dataset(found.data, given["data"] or Path("data") / found.data.replace("_", "-"))
+    if given["loader"] == "dali":
+        dataset = dataset.with_dali()
     job, remark = make_job(recipe, found, method, plan, options, dataset, where, world)
     # torchrun starts all processes anew when one has died; they go on from the last state
     resume = given["resume"] or world.restarts > 0

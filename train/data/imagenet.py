@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from runtime.data import Preprocessing
 from runtime.errors import UserError
+from train.crops import random_crops
+from train.dali import DaliLoader, require_dali
 from train.dataset import Dataset, part_of_batches
 from train.seeds import derive
 
@@ -32,7 +35,7 @@ _PREFETCHED = 4
 """Batches that each worker has ready, so that a slow picture does not stop the network."""
 
 _Place: TypeAlias = tuple[int, int, int]
-"""Index of a picture, its place in the run, the run's seed: all that its augmentation follows from."""
+"""Index of a picture, its place in the run, a seed: all that its augmentation follows from."""
 
 
 def load(folder: Path) -> Dataset:
@@ -68,6 +71,7 @@ class _ImageFolders(Dataset):
         self._train, self._val = train, val
         self._order = _Order()
         self._loader: DataLoader[Any] | None = None
+        self._dali = False
 
     def batches(
         self,
@@ -80,7 +84,11 @@ class _ImageFolders(Dataset):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Dataset``; the workers live as long as the data set, so that an epoch does not begin with waiting."""
         indices, places = part_of_batches(order, batch_size, first_step, shard)
-        self._order.batches = (indices, places, seed)
+        drawn = derive(seed, "augment")
+        if self._dali:
+            yield from DaliLoader(self._train, self.preprocessing, _GET).batches(indices, places, drawn, device)
+            return
+        self._order.batches = (indices, places, drawn)
         if self._loader is None:
             self._loader = DataLoader(
                 _Augmented(self._train),
@@ -89,14 +97,24 @@ class _ImageFolders(Dataset):
                 pin_memory=device.type == "cuda",
                 prefetch_factor=_PREFETCHED,
                 persistent_workers=True,
+                worker_init_fn=_outlast_sigterm,
             )
         yield from _normalised(self._loader, device)
+
+    def with_dali(self) -> Dataset:
+        """See ``Dataset``; the same parts of the same pictures, resized with other rounding."""
+        require_dali()
+        loaded = _ImageFolders(self._train, self._val)
+        loaded._dali = True
+        return loaded
 
     def plain(self, indices: Tensor, device: torch.device, batch_size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Dataset``."""
         numbers = indices.tolist()
         batches = [numbers[first : first + batch_size] for first in range(0, len(numbers), batch_size)]
-        loader = DataLoader(_Centred(self._train), batch_sampler=batches, num_workers=workers())
+        loader = DataLoader(
+            _Centred(self._train), batch_sampler=batches, num_workers=workers(), worker_init_fn=_outlast_sigterm
+        )
         yield from _normalised(loader, device)
 
     def evaluation(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -120,6 +138,12 @@ def workers() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def _outlast_sigterm(number: int) -> None:
+    """In a worker: a scheduler's SIGTERM reaches all processes, and the trainer needs its workers to end its step."""
+    del number
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 @final
 class _Order:
     """The batches of the next epoch; only this side of the loader sees it, so living workers need not be told."""
@@ -138,19 +162,20 @@ class _Order:
 @final
 class _Augmented(TorchDataset[tuple[Tensor, int]]):
     def __init__(self, folder: Any) -> None:
-        from torchvision.transforms import v2
-
         self._folder = folder
-        # cut and shrunk before it becomes a tensor: a whole picture need not be copied
-        self._transform = v2.Compose(
-            [v2.RandomResizedCrop(_SIDE, antialias=True), v2.RandomHorizontalFlip(), v2.PILToTensor()]
-        )
 
     def __getitem__(self, place: _Place) -> tuple[Tensor, int]:
+        from torchvision.transforms.v2 import functional
+
         index, number, seed = place
         image, label = _decoded(self._folder, index)
-        torch.manual_seed(derive(seed, "augment", number))  # in a worker process, so it disturbs nobody
-        return self._transform(image), label
+        size = torch.tensor([[image.height], [image.width]])
+        boxes, mirrored = random_crops(seed, torch.tensor([number]), *size)
+        # cut and shrunk before it becomes a tensor: a whole picture need not be copied
+        image = functional.resized_crop(image, *boxes[0].tolist(), [_SIDE, _SIDE], antialias=True)
+        if mirrored:
+            image = functional.horizontal_flip(image)
+        return functional.pil_to_tensor(image), label
 
 
 @final
