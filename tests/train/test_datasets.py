@@ -158,8 +158,12 @@ def test_imagenet_augmentation_follows_from_the_place_and_damage_is_named(
     for step, (pictures, labels) in enumerate(whole):
         assert torch.equal(pictures, torch.cat([part[step][0] for part in parts]))
         assert torch.equal(labels, torch.cat([part[step][1] for part in parts]))
-    images, _ = next(dataset.plain(torch.tensor([5]), cpu))
-    assert images.shape == (1, 3, 224, 224)
+    # what is held out is seen as the evaluation pictures are
+    shutil.copy(tmp_path / "train/n00000001/n00000001_1.JPEG", tmp_path / "val/n00000001/n00000001_0.JPEG")
+    images, targets = next(dataset.plain(torch.tensor([5]), cpu))
+    expected = dataset.preprocessing.apply(dataset.evaluation()[0][2:3])
+    assert torch.allclose(images, torch.from_numpy(expected), atol=1e-5)
+    assert targets.tolist() == [1]
     broken = tmp_path / "train/n00000001/n00000001_0.JPEG"
     broken.write_bytes(broken.read_bytes()[:500])
     with pytest.raises(UserError, match=r"^\S+n00000001_0.JPEG is missing or damaged \(.*\): get ILSVRC 2012"):

@@ -32,7 +32,7 @@ def test_imagenet_recipe_is_killed_and_goes_on(tmp_path: Path) -> None:
     subprocess.run([*make, "--classes", "5", "--train", "20", "--val", "2"], check=True)
     command = [
         sys.executable, "-c", SMALL_BATCHES, "imagenet-resnet50", "--sparsity", "0.9", "--max-steps", "20",
-        "--finetune-epochs", "0", "--learning-rate", "0.01",
+        "--finetune-epochs", "0", "--learning-rate", "0.01", "--validate", "10",
         "--save-every", "5", "--device", "cpu", "--threads", "1", "--data", str(data), "--out", str(out),
         "--evaluation", str(tmp_path / "evaluation"), "--resume", "--json",
     ]  # fmt: skip
@@ -51,6 +51,7 @@ def test_imagenet_recipe_is_killed_and_goes_on(tmp_path: Path) -> None:
     assert (document["steps"], document["evaluation"], len(document["classes"])) == (20, "imagenet/val", 5)
     assert document["sparsity"] == pytest.approx(0.9, abs=1e-5)
     assert 0 <= document["accuracy"] <= 1
+    assert (document["held_out"], document["selected_step"]) == (10, 20)
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
     assert load_checkpoint(out).info.plan.target == 0.9
