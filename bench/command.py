@@ -14,7 +14,9 @@ from bench.measurement_file import part_of, read_measurements, set_aside
 from bench.protocol import LAUNCHES
 from bench.session import plan_session, resumable, run_session
 from bench.yardstick import parse as parse_yardstick
+from runtime.command import trust_options
 from runtime.errors import UserError
+from runtime.trust import demand_everywhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +54,7 @@ INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("measurements.jsonl"), show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted session: OUT.part is not measured again.")
+@trust_options
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as one JSON document.")
 def bench(
     artifacts: tuple[Path, ...],
@@ -67,6 +70,8 @@ def bench(
     seed: int,
     out: Path,
     resume: bool,
+    require_digest: str | None,
+    require_signature: Path | None,
     as_json: bool,
 ) -> None:
     """Measure ARTIFACTS side by side: latency, throughput, accuracy, memory, size, load time and energy.
@@ -79,6 +84,7 @@ def bench(
     are there from the start, and pictures a second count; to a server they come at random moments, and what counts is
     the highest rate at which p99 is within --server-bound. Trials are far shorter than MLPerf's rules ask for.
     """
+    demand_everywhere(require_digest, require_signature)  # the processes that measure load the artifacts
     chosen = threads or tuple(range(1, 1 + min(2, len(usable_cpus()))))
     settings = settings_for(seconds, rounds, seed, launches)
     settings = with_scenarios(settings, scenario, server_bound, server_rate)

@@ -24,9 +24,9 @@ PIXELS = (1, 8, 8)
 class SumEngine(Engine):
     """Scores class 1 with the mean of the picture and class 0 with zero; NaN in, NaN out."""
 
-    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        mean = self.checked_input(inputs).mean(axis=(1, 2, 3))
-        return {"y": np.stack([np.zeros_like(mean), mean], axis=1)}
+    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+        mean = given.mean(axis=(1, 2, 3))
+        result[:] = np.stack([np.zeros_like(mean), mean], axis=1)
 
 
 class DeviceEngine(SumEngine):

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processor's peak takes seconds, and is measured in the session of ``measured`` alone, which is set up before."""
+    """The processor's peak takes seconds; only the session of ``measured``, which is set up before, has it."""
     monkeypatch.setenv("CXX", "no-compiler")
 
 
