@@ -1,4 +1,4 @@
-"""The commands ``st3 bench`` and ``st3 report``."""
+"""The command ``st3 bench``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from runtime.trust import demand_everywhere
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bench.measurement import Measurements
     from bench.session import Plan
 
 ROUNDS_MIN = 5
@@ -99,25 +98,13 @@ def bench(
     complete = finished == len(plan.conditions)
     source = out if complete else part
     if source.exists():
-        _print(read_measurements(source), source, as_json, f"measurements: {source}")
+        from bench.terminal import print_session
+
+        print_session(read_measurements(source), source, as_json, f"measurements: {source}")
     if not complete:
         kept = f"what is measured is kept in {part}; --resume goes on" if part.exists() else "nothing was measured yet"
         click.echo(f"interrupted with {finished} of {len(plan.conditions)} conditions finished: {kept}", err=True)
         raise click.exceptions.Exit(INTERRUPTED)
-
-
-@click.command()
-@click.argument("measurements", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the reports.  [default: that of MEASUREMENTS]")
-@click.option("--json", "as_json", is_flag=True, help="Print report.json on the terminal too, and nothing else.")
-def report(measurements: Path, out: Path | None, as_json: bool) -> None:
-    """Write report.html, .md, .csv and .json from MEASUREMENTS."""
-    from bench.report import write_report
-
-    session = read_measurements(measurements)
-    folder = out or measurements.parent
-    write_report(session, measurements.name, folder)
-    _print(session, measurements, as_json, f"report: {folder / 'report.html'} (also .md, .csv, .json)")
 
 
 def settings_for(seconds: float, rounds: int | None, seed: int, launches: int = LAUNCHES) -> Settings:
@@ -176,20 +163,3 @@ def _stepper(
             drawn = monotonic()
 
     return advance
-
-
-def _print(session: Measurements, source: Path, as_json: bool, last: str) -> None:
-    from rich.console import Console
-
-    from bench.analysis import analyse
-    from bench.document import document
-    from bench.report import encode
-    from bench.summary import groups
-    from bench.terminal import show
-
-    analysis = analyse(session)
-    if as_json:
-        click.echo(encode(document(session, source.name, analysis)), nl=False)
-        return
-    show(Console(soft_wrap=True), analysis, groups(analysis.rows))
-    click.echo(f"\n{last}")

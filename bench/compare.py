@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from bench.analysis import Row, analyse
-from bench.intervals import Estimate, median_interval
+from bench.analysis import Row, analyse, latencies
+from bench.between import LogLatency, from_estimate, log_latency, quotient
+from bench.intervals import Estimate
+from bench.launches import spread_of
 from bench.measurement import End, Measurements, Session
 from runtime.errors import UserError
 
@@ -33,8 +35,8 @@ class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         same_weights: whether both were compiled from the same checkpoint, bit for bit.
-        ratio: A's median latency over B's, that is how many times as fast B is, with the limits of its interval: the
-            two medians' 95 % intervals at their worst.
+        ratio: A's latency over B's, that is how many times as fast B is, with the limits of its 95 % interval; see
+            ``bench.between``. The latencies are means over launches of medians, as there.
         speedup_ratio: B's speed-up over its own dense network over A's. Both are taken within one session, so that
             what differs between the machines, or between two hours, is not in it.
         resolution: what two sessions cannot tell apart: ``(1 + A's) (1 + B's) - 1`` of their A/A pairs.
@@ -78,10 +80,11 @@ class Unpaired(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole comparison; ``headline`` is its answer in words."""
+    """The whole comparison; ``headline`` is its answer in words, ``speedups`` that for the speed-ups over dense."""
 
     schema_version: int
     headline: str
+    speedups: str
     a: Side
     b: Side
     pairs: tuple[Pair, ...]
@@ -94,7 +97,7 @@ class _Found(msgspec.Struct, frozen=True):
 
     row: Row
     record: ArtifactRecord
-    latency: Estimate
+    latency: LogLatency
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -124,6 +127,7 @@ def compare(a: Measurements, b: Measurements, sources: tuple[str, str]) -> Compa
     return Comparison(
         schema_version=SCHEMA_VERSION,
         headline=headline(pairs),
+        speedups=speedup_line(pairs),
         a=Side(sources[0], a.session, a.end),
         b=Side(sources[1], b.session, b.end),
         pairs=tuple(pairs),
@@ -134,23 +138,38 @@ def compare(a: Measurements, b: Measurements, sources: tuple[str, str]) -> Compa
 
 def headline(pairs: Sequence[Pair]) -> str:
     """How many are faster, slower and no different."""
-    count = f"all {len(pairs)}" if len(pairs) > 1 else "the one"
-    verdicts = [
-        None if pair.differs is None else 0 if not pair.differs else 1 if pair.ratio > 1 else -1 for pair in pairs
-    ]
-    words = {1: "faster", -1: "slower", 0: "no different", None: "not to be told from A"}
-    counts = {word: verdicts.count(verdict) for verdict, word in words.items() if verdicts.count(verdict)}
+    verdicts = [_sign(pair.differs, pair.ratio) for pair in pairs]
+    return f"B is {_counted(verdicts, ('faster', 'no different', 'slower'))}."
+
+
+def speedup_line(pairs: Sequence[Pair]) -> str:
+    """The same of the speed-ups over dense; empty where there are none in both."""
+    verdicts = [_sign(pair.speedup_differs, pair.speedup_ratio) for pair in pairs if pair.speedup_ratio is not None]
+    return f"B's speed-up over dense is {_counted(verdicts, ('higher', 'no different', 'lower'))}." if verdicts else ""
+
+
+def _sign(differs: bool | None, ratio: float | None) -> int | None:
+    if differs is None:
+        return None
+    return 0 if not differs else 1 if (ratio or 0) > 1 else -1
+
+
+def _counted(verdicts: Sequence[int | None], words: tuple[str, str, str]) -> str:
+    """``faster in 2 and no different in 5 of 7 that both have``."""
+    named = {1: words[0], 0: words[1], -1: words[2], None: "not to be told from A's"}
+    counts = {word: verdicts.count(verdict) for verdict, word in named.items() if verdict in verdicts}
     if len(counts) == 1:
-        return f"B is {next(iter(counts))} in {count} that both have measured."
+        count = f"all {len(verdicts)}" if len(verdicts) > 1 else "the one"
+        return f"{next(iter(counts))} in {count} that both have measured"
     parts = [f"{word} in {number}" for word, number in counts.items()]
-    return f"B is {', '.join(parts[:-1])} and {parts[-1]} of {len(pairs)} that both have measured."
+    return f"{', '.join(parts[:-1])} and {parts[-1]} of {len(verdicts)} that both have measured"
 
 
-def exceeds(low: float, high: float, resolution: float | None) -> bool | None:
+def exceeds(ratio: Estimate, resolution: float | None) -> bool | None:
     """Whether a ratio's interval lies wholly farther from 1 than the resolution; ``None`` where that is not known."""
     if resolution is None:
         return None
-    return low > 1 + resolution or high < 1 / (1 + resolution)
+    return ratio.low > 1 + resolution or ratio.high < 1 / (1 + resolution)
 
 
 def _refuse_foreign(a: Measurements, b: Measurements, sources: tuple[str, str]) -> None:
@@ -178,21 +197,12 @@ def _nothing_common(a: Sequence[_Found], b: Sequence[_Found], sources: tuple[str
 
 def _found(session: Measurements, rows: Sequence[Row]) -> list[_Found]:
     records = {record.digest: record for record in session.artifacts}
-    timed = {
-        (m.artifact, m.batch_size, m.threads): m
-        for m in session.measurements
-        if m.metric == "latency" and not m.control and m.failure is None
-    }
-    return [
-        _Found(
-            row=row,
-            record=records[row.artifact],
-            latency=median_interval(
-                [statistics.median(turn) for turn in timed[row.artifact, row.batch_size, row.threads].samples]
-            ),
-        )
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        here = latencies(session.measurements, row.batch_size, row.threads)
+        mine = next(m for m in here if m.artifact == row.artifact and not m.control)
+        found.append(_Found(row, records[row.artifact], log_latency(mine, spread_of(here))))
+    return found
 
 
 def _pairs(a: Sequence[_Found], b: Sequence[_Found]) -> tuple[list[Pair], list[Unpaired]]:
@@ -219,13 +229,12 @@ def _pair(a: _Found, b: _Found) -> Pair:
     row, other = a.row, b.row
     known = row.resolution is not None and other.resolution is not None
     resolution = (1 + (row.resolution or 0)) * (1 + (other.resolution or 0)) - 1 if known else None
-    low, high = a.latency.low / b.latency.high, a.latency.high / b.latency.low
-    speedup = speedup_differs = None
+    ratio = quotient(a.latency, b.latency)
+    mine, theirs = _speedup(row), _speedup(other)
     # the base of both is 1 by definition
-    if row.speedup_vs_dense and other.speedup_vs_dense and not (row.base and other.base):
-        speedup = other.speedup_vs_dense / row.speedup_vs_dense
-        limits = (other.speedup_low or 0) / (row.speedup_high or 1), (other.speedup_high or 0) / (row.speedup_low or 1)
-        speedup_differs = exceeds(*limits, resolution)
+    change = quotient(from_estimate(theirs), from_estimate(mine)) if mine and theirs else None
+    if row.base and other.base:
+        change = None
     return Pair(
         recipe=row.recipe,
         checkpoint=row.checkpoint,
@@ -237,18 +246,24 @@ def _pair(a: _Found, b: _Found) -> Pair:
         same_weights=a.record.lineage.checkpoint_sha256 == b.record.lineage.checkpoint_sha256,
         accuracy_a=row.accuracy,
         accuracy_b=other.accuracy,
-        latency_ms_a=a.latency.value,
-        latency_ms_b=b.latency.value,
-        ratio=a.latency.value / b.latency.value,
-        ratio_low=low,
-        ratio_high=high,
+        latency_ms_a=math.exp(a.latency.middle),
+        latency_ms_b=math.exp(b.latency.middle),
+        ratio=ratio.value,
+        ratio_low=ratio.low,
+        ratio_high=ratio.high,
         speedup_a=row.speedup_vs_dense,
         speedup_b=other.speedup_vs_dense,
-        speedup_ratio=speedup,
+        speedup_ratio=change.value if change else None,
         resolution=resolution,
-        differs=exceeds(low, high, resolution),
-        speedup_differs=speedup_differs,
+        differs=exceeds(ratio, resolution),
+        speedup_differs=exceeds(change, resolution) if change else None,
     )
+
+
+def _speedup(row: Row) -> Estimate | None:
+    if row.speedup_vs_dense is None or row.speedup_low is None or row.speedup_high is None:
+        return None
+    return Estimate(row.speedup_vs_dense, row.speedup_low, row.speedup_high)
 
 
 def _alone(side: Literal["A", "B"], found: _Found, several: bool) -> Unpaired:

@@ -23,6 +23,7 @@ class Group(msgspec.Struct, frozen=True):
     """The pairs of one condition."""
 
     recipe: str
+    device: str
     batch_size: int
     threads: int
     headline: str
@@ -52,13 +53,17 @@ def write_comparison(comparison: Comparison, out: Path, links: tuple[str, str]) 
 
 
 def groups(pairs: Sequence[Pair]) -> list[Group]:
-    """One group per recipe, batch size and number of threads, in the order of the pairs."""
-    keys = dict.fromkeys((pair.recipe, pair.batch_size, pair.threads) for pair in pairs)
+    """One group per recipe, device, batch size and number of threads, in the order of the pairs."""
+    keys = dict.fromkeys(_condition(pair) for pair in pairs)
     made = []
     for key in keys:
-        mine = tuple(pair for pair in pairs if (pair.recipe, pair.batch_size, pair.threads) == key)
+        mine = tuple(pair for pair in pairs if _condition(pair) == key)
         made.append(Group(*key, headline=headline(mine), rows=mine))
     return made
+
+
+def _condition(pair: Pair) -> tuple[str, str, int, int]:
+    return pair.recipe, pair.device, pair.batch_size, pair.threads
 
 
 def recipes(comparison: Comparison) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.analysis import Row, analyse
-from bench.columns import columns
+from bench.columns import columns, topics
 from bench.document import Document, document
 from bench.measurement import checkpoint_name
 from bench.page import assets, render, write_texts
@@ -72,13 +72,14 @@ def _field(value: object) -> str:
 def _view(session: Measurements, report: Document) -> dict[str, Any]:
     """What the templates speak of."""
     measured = {row.artifact for row in report.rows}
+    shown = columns(report.rows)
     return {
         "report": report,
         "artifacts": [(checkpoint_name(r), r) for r in session.artifacts if r.digest in measured],
-        "columns": columns(report.rows),
+        "columns": shown,
+        "topics": topics(shown),
         "environment": report.session.environment,
         "groups": groups(report.rows),
-        "names": {r.digest: f"{checkpoint_name(r)} with {r.backend}" for r in session.artifacts},
         "points": points,
         "recipes": list(dict.fromkeys(row.recipe for row in report.rows)),
         "title": title,

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from bench.figures import weight_bytes
 from bench.peaks import bandwidth_of, peak_of
+from bench.summary import condition
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from bench.analysis import Row
-    from bench.measurement import Measurements, Place
+    from bench.measurement import ArtifactRecord, Measurements, Place
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -23,7 +25,8 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         flop_ratio: dense MACs over non-zero MACs, ``None`` where all weights are zero.
         roofline_speedup: the base's median latency over the shortest time that this machine's measured peak and
-            bandwidth allow; ``None`` where they were not measured. Activations are taken to cost nothing.
+            bandwidth allow for the non-zero MACs and the values of the weights; ``None`` where they were not measured,
+            as on a GPU. Positions of the weights and activations are taken to cost nothing.
         bound: which of the two takes that time.
     """
 
@@ -38,11 +41,12 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def limits(session: Measurements, rows: Iterable[Row]) -> tuple[Limit, ...]:
     """Of every row that has a speed-up and is not itself dense."""
     rows = list(rows)
-    bases = {_condition(row): row for row in rows if row.base}
+    records = {record.digest: record for record in session.artifacts}
+    bases = {condition(row): row for row in rows if row.base}
     return tuple(
-        _limit(session, row, bases[_condition(row)])
+        _limit(session, records[row.artifact], row, bases[condition(row)])
         for row in rows
-        if row.speedup_vs_dense is not None and row.method != "dense"
+        if row.speedup_vs_dense is not None and row.method != "dense" and not row.yardstick
     )
 
 
@@ -69,14 +73,17 @@ def place_of(size_bytes: int, caches: Mapping[str, str]) -> Place:
     return "DRAM" if size_bytes > largest else "L2"
 
 
-def _limit(session: Measurements, row: Row, base: Row) -> Limit:
-    place = place_of(row.size_bytes, session.session.environment.machine.caches)
-    bound = roofline_ms(
-        row.macs_nonzero * row.batch_size,
-        row.size_bytes,
-        peak_of(session.peaks, "registers", row.threads),
-        bandwidth_of(session.bandwidths, place, row.threads),
-    )
+def _limit(session: Measurements, record: ArtifactRecord, row: Row, base: Row) -> Limit:
+    weights = weight_bytes(record, row.batch_size)
+    bound = None
+    if weights is not None:
+        place = place_of(weights, session.session.environment.machine.caches)
+        bound = roofline_ms(
+            row.macs_nonzero * row.batch_size,
+            weights,
+            peak_of(session.peaks, "registers", row.threads),
+            bandwidth_of(session.bandwidths, place, row.threads),
+        )
     return Limit(
         artifact=row.artifact,
         batch_size=row.batch_size,
@@ -85,10 +92,6 @@ def _limit(session: Measurements, row: Row, base: Row) -> Limit:
         roofline_speedup=base.latency_ms_p50 / bound[0] if bound and bound[0] > 0 else None,
         bound=bound[1] if bound else None,
     )
-
-
-def _condition(row: Row) -> tuple[str, int, int]:
-    return row.recipe, row.batch_size, row.threads
 
 
 def _bytes(size: str) -> int:

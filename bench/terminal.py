@@ -100,7 +100,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         console.print()
         console.print(table)
     console.print()
-    console.print(comparison.headline, markup=False, highlight=False)
+    console.print(f"{comparison.headline} {comparison.speedups}", markup=False, highlight=False)
 
 
 def _empty(title: str, numeric: tuple[str, ...]) -> Table:

@@ -17,10 +17,11 @@ import pytest
 from bench_builders import make_artifact
 from click.testing import CliRunner
 
-from bench.command import bench, report, settings_for
+from bench.command import bench, settings_for
 from bench.environment import describe, usable_cpus
 from bench.measurement import Settings
 from bench.measurement_file import measurements_of, part_of, read_measurements, read_records, set_aside
+from bench.report_command import report
 from bench.session import plan_session, resumable, run_session
 from runtime.errors import UserError
 
@@ -34,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processor's peak takes seconds, and is measured in the session of ``measured`` alone, set up before."""
+    """The processor's peak takes seconds; only the session of ``measured``, which is set up before, has it."""
     monkeypatch.setenv("CXX", "no-compiler")
 
 

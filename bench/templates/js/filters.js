@@ -1,5 +1,5 @@
 // The choice of the condition: one set of radio buttons per dimension in which the session's conditions differ.
-const DIMENSIONS = ["recipe", "batch_size", "threads"];
+const DIMENSIONS = ["recipe", "device", "batch_size", "threads"];
 
 function wantedCondition() {
   return Object.fromEntries(DIMENSIONS.map((name) => {

@@ -5,7 +5,7 @@ const SHAPES = {
   star: "M7 1.2 8.7 5.1 12.9 5.5 9.7 8.3 10.7 12.5 7 10.3 3.3 12.5 4.3 8.3 1.1 5.5 5.3 5.1z",
 };
 
-function kindOf(row) { return row.method === "dense" ? "dense" : `${row.method} ${row.pattern}`; }
+function kindOf(row) { return row.yardstick ? "yardstick" : row.method === "dense" ? "dense" : `${row.method} ${row.pattern}`; }
 
 function marksOf(rows) {
   // the most frequent kind gets the first colour; dense has its own

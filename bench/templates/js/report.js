@@ -18,8 +18,10 @@ function draw() {
 
 function showTable() {
   const kinds = checkedIn(kindKey), backends = checkedIn(backendKey);
-  for (const row of document.querySelectorAll("#rows tbody tr"))
-    row.hidden = (!everything.checked && Number(row.dataset.row) !== chosen) || !kinds.has(row.dataset.kind) || !backends.has(row.dataset.backend);
+  for (const line of document.querySelectorAll("#rows tbody tr")) {
+    const row = data.groups[line.dataset.row].rows[line.dataset.index];
+    line.hidden = (!everything.checked && Number(line.dataset.row) !== chosen) || !kinds.has(kindOf(row)) || !backends.has(row.backend);
+  }
   const batch = String(data.groups[chosen].rows[0].batch_size);
   for (const part of document.querySelectorAll("[data-batch]")) part.hidden = !everything.checked && !part.dataset.batch.split(" ").includes(batch);
   document.getElementById("rows").classList.toggle("every", everything.checked);
@@ -40,6 +42,10 @@ buildKey(kindKey, marks.kinds, (kind) => glyph(swatch, `var(${marks.colorName(ki
 buildKey(backendKey, marks.backends, (backend) => glyph(marks.symbol(backend), "var(--soft)"), narrowed);
 onCondition(show);
 for (const input of document.querySelectorAll("#layer-artifact, input[name=grain]")) input.addEventListener("change", draw);
+const topic = document.getElementById("topic");
+function showTopic() { document.getElementById("rows").dataset.topic = topic.value; }
+topic.addEventListener("change", showTopic);
 everything.addEventListener("change", showTable);
+showTopic();
 redrawWith(draw);
 show(DIMENSIONS[0]);

@@ -35,7 +35,7 @@ function measuredSpeedup([name, unsorted], marks) {
 }
 
 function drawSpeedup(group, rows, marks) {
-  const known = rows.filter((row) => row.speedup_vs_dense !== null && row.method !== "dense");
+  const known = rows.filter((row) => row.speedup_vs_dense !== null && row.method !== "dense" && !row.yardstick);
   document.getElementById("no-speedup").hidden = known.length > 0;
   document.getElementById("chart-speedup").hidden = known.length === 0;
   if (!known.length) return;
