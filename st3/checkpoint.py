@@ -28,7 +28,7 @@ from st3.layers import kind, prunable_layers
 from st3.parametrization import parametrized
 from st3.plan import SparsityPlan
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 INFO_FILE = "checkpoint.json"
 WEIGHT_FILE = "weights.safetensors"
 GRAPH_FILE = "graph.pt2"
@@ -57,7 +57,8 @@ class CheckpointInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``execution`` how its steps were run (``eager``, ``compiled``, ``graph``, joined by ``+``), ``world_size`` on how
     many processes. ``teacher`` and ``start`` are digests of the weights that taught it and that it began with.
     ``selected_step`` is the step whose weights ``held_out`` training pictures chose; ``None`` for the last one's.
-    Schema 1 had none of ``precision`` to ``selected_step``.
+    ``model`` and ``model_arguments`` name the network where it is not the recipe's own (``train.network.Reference``).
+    Schema 1 had none of ``precision`` to ``selected_step``, schema 2 no ``model``.
     """
 
     recipe: str
@@ -92,6 +93,8 @@ class CheckpointInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     changes: dict[str, float | str | bool] = {}
     held_out: int = 0
     selected_step: int | None = None
+    model: str = ""
+    model_arguments: dict[str, int | float | bool | str] = {}
     schema_version: int = SCHEMA_VERSION
 
 
@@ -147,7 +150,10 @@ def write_checkpoint(
         part.mkdir(parents=True)
         save_graph(program, part / GRAPH_FILE)
         # adding +0 turns a -0 into +0, so that a zero is one bit pattern for every reader
-        weights = {name: (value.detach() + 0).cpu().contiguous() for name, value in model.state_dict().items()}
+        weights = {
+            name: (value.detach() + 0 if value.is_floating_point() else value.detach().clone()).cpu().contiguous()
+            for name, value in model.state_dict().items()
+        }
         safetensors.torch.save_file(weights, part / WEIGHT_FILE)
         if log is not None:
             shutil.copyfile(log, part / LOG_FILE)
