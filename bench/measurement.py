@@ -63,7 +63,7 @@ class ArtifactRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     """One artifact, as its manifest describes it. MACs are per picture.
 
     ``digest`` is the manifest's; where another engine than the artifact's own runs it, ``ENGINE:`` stands before it.
-    ``macs_usable`` are those that the formats execute, ``None`` where that is not known. A ``yardstick`` is an ONNX
+    A ``yardstick`` is an ONNX
     file that the user put beside the artifacts; its MACs are 0 where the file does not tell them.
     """
 
@@ -77,7 +77,6 @@ class ArtifactRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     size_bytes: int
     macs_dense: int
     macs_nonzero: int
-    macs_usable: int | None = None
     yardstick: bool = False
 
 
@@ -280,9 +279,11 @@ class Measurements(msgspec.Struct, frozen=True):
 def checkpoint_name(record: ArtifactRecord) -> str:
     """``st3-2to4-0.5``, ``gmp-unstructured-0.95``, ``dense``: the folder that training gave the checkpoint.
 
-    ``resnet50.onnx`` for what was compiled from a file.
+    ``resnet50.onnx`` for what was compiled from a file, and for a yardstick.
     """
     lineage = record.lineage
+    if record.yardstick:
+        return record.name
     if lineage.method == "dense":
         return "dense"
     if lineage.method == "onnx":
@@ -292,6 +293,8 @@ def checkpoint_name(record: ArtifactRecord) -> str:
 
 def is_dense(record: ArtifactRecord) -> bool:
     """Whether an artifact is what speed-ups are given against: dense weights, or a file whose zeros it computes."""
+    if record.yardstick:
+        return False  # another network, for all that is known
     if record.lineage.method == "onnx":
         return all(layer.format == "dense" for layer in record.layers)
     return record.lineage.method == "dense"

@@ -45,13 +45,16 @@ class Writer:
 
     Args:
         path: where the finished session is to lie.
-        resume: keep what ``PATH.part`` holds, but for a line that was cut off, and write behind it.
+        resume: keep what ``PATH.part`` holds, but for a line that was cut off, and write behind it; else what lies
+            there is renamed to ``PATH.interrupted``.
     """
 
     def __init__(self, path: Path, resume: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.part = part_of(path)
+        if self.part.exists() and not resume:
+            self.part.replace(set_aside(path))
         if resume:
             whole = self.part.read_bytes().rpartition(b"\n")
             with self.part.open("r+b") as stream:
@@ -88,6 +91,11 @@ class Writer:
 def part_of(path: Path) -> Path:
     """Where a session lies until it is finished."""
     return path.with_name(path.name + ".part")
+
+
+def set_aside(path: Path) -> Path:
+    """Where an interrupted session goes that another one is begun after."""
+    return path.with_name(path.name + ".interrupted")
 
 
 def merge(records: Iterable[Record]) -> list[Measurement]:

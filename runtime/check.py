@@ -8,8 +8,12 @@ import msgspec
 import numpy as np
 
 from runtime.errors import ArtifactError
+from runtime.npy import parse_npy
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from runtime.artifact import TensorSpec
     from runtime.engine import Engine
 
 
@@ -34,16 +38,8 @@ def replay(engine: Engine) -> CheckResult:
         ArtifactError: the golden files cannot be read or do not have the manifest's shapes.
     """
     manifest = engine.artifact.manifest
-    golden = engine.artifact.folder / "golden"
-    try:
-        inputs = np.load(golden / "inputs.npy", allow_pickle=False)
-        expected = np.load(golden / "outputs.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{golden} cannot be read ({error}); copy or compile the artifact again") from error
-    if expected.shape != manifest.output.shape:
-        raise ArtifactError(
-            f"{golden / 'outputs.npy'} has shape {expected.shape}, the manifest says {manifest.output.shape}"
-        )
+    inputs = _golden(engine, "golden/inputs.npy", manifest.input)
+    expected = _golden(engine, "golden/outputs.npy", manifest.output)
     largest = float(np.abs(expected).max()) or 1.0
     errors = []
     for size in manifest.target.sizes:
@@ -59,3 +55,16 @@ def replay(engine: Engine) -> CheckResult:
         # a NaN compares false and so fails
         passed=deviation <= manifest.tolerance.relative,
     )
+
+
+def _golden(engine: Engine, name: str, spec: TensorSpec) -> NDArray[np.float32]:
+    try:
+        array = parse_npy(engine.artifact.read(name))
+    except ValueError as error:
+        path = engine.artifact.folder / name
+        raise ArtifactError(f"{path} cannot be read ({error}); copy or compile the artifact again") from error
+    if array.shape != spec.shape or array.dtype != np.float32:
+        raise ArtifactError(
+            f"{engine.artifact.folder / name} is {array.dtype} {array.shape}, the manifest says float32 {spec.shape}"
+        )
+    return np.require(array, requirements="C")

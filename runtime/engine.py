@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from runtime.artifact import Artifact, open_artifact
 from runtime.errors import ArtifactError, UserError
 from runtime.machine import check_requirements
 from runtime.tensors import host_array, output_array
+from runtime.trust import trust_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,9 +40,11 @@ class Engine(ABC):
 
     Attributes:
         any_batch_size: whether ``run`` takes every number of pictures, or only the one in the manifest's shapes.
+        load_ms: milliseconds that it took to load, without the check of the files' digests; 0 where not known.
     """
 
     any_batch_size = False
+    load_ms = 0.0
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
         self.artifact = artifact
@@ -164,29 +167,55 @@ class Engine(ABC):
         return output_array(out[spec.name], spec.name, shape, given)
 
 
-def load(path: str | Path, threads: int | None = None, verify: bool = True, engine: str | None = None) -> Engine:
-    """Open an artifact and load it into its engine.
+def load(
+    path: str | Path,
+    threads: int | None = None,
+    verify: bool = True,
+    engine: str | None = None,
+    require_digest: str | None = None,
+    require_signature: str | Path | None = None,
+) -> Engine:
+    """Open an artifact and load it into its engine. A native artifact is code: see ``docs/security.md``.
 
     Args:
         path: the artifact's folder.
         threads: CPU threads to run on; the manifest's number if not given.
         verify: check every file's digest first.
         engine: who runs it, if not the engine that the artifact was built for: one that reads the same payload.
+        require_digest: refuse all but the artifact with this digest, ``sha256:`` and 64 hex digits (several with commas
+            between); if not given, what the environment variable ``ST3_REQUIRE_DIGEST`` says.
+        require_signature: PEM file of an ed25519 public key (several with colons between); refuse what none of them has
+            signed; if not given, what ``ST3_REQUIRE_SIGNATURE`` says.
 
     Raises:
-        ArtifactError: the artifact is damaged, or this machine lacks what it needs.
-        UserError: ``threads`` is not positive.
+        ArtifactError: the artifact is damaged or is not what is required, or this machine lacks what it needs.
+        UserError: ``threads`` is not positive, or a requirement makes no sense.
     """
-    artifact = open_artifact(Path(path), verify=verify)
+    trust = trust_from(require_digest, require_signature)
+    artifact = open_artifact(Path(path), verify=verify, trust=trust)
     wanted = artifact.manifest.target.threads if threads is None else threads
     if wanted < 1:
         raise UserError(f"threads must be 1 or more, got {wanted}")
     check_requirements(artifact)
     key = engine or artifact.manifest.engine
-    known = sorted(module.name for module in pkgutil.iter_modules(runtime.engines.__path__))
+    known = engine_names()
     if key not in known:
         raise ArtifactError(f"{path} needs the engine {key!r}; this runtime has {', '.join(known)}; update st3")
+    return load_into(key, artifact, wanted)
+
+
+def load_into(key: str, artifact: Artifact, threads: int) -> Engine:
+    """Load an opened artifact into the engine of that name."""
+    start = perf_counter()
     module = importlib.import_module(f"runtime.engines.{key}")
-    loaded = module.load(artifact, wanted)
+    loaded = module.load(artifact, threads)
     assert isinstance(loaded, Engine), f"runtime.engines.{key}.load returned {type(loaded)}"
+    loaded.load_ms = (perf_counter() - start) * 1000
     return loaded
+
+
+def engine_names() -> list[str]:
+    """The engines that this runtime has; a file in ``runtime/engines`` is one."""
+    import pkgutil
+
+    return sorted(module.name for module in pkgutil.iter_modules(runtime.engines.__path__))

@@ -16,7 +16,7 @@ _COMMANDS = {
     "sparsify": ("train.sparsify_command:sparsify", "Make a trained dense network sparse: tuned, or at once."),
     "compile": ("compile.command:compile_", "Compile checkpoints into artifacts."),
     "bench": ("bench.command:bench", "Measure artifacts: latency, accuracy, memory, size."),
-    "report": ("bench.command:report", "Write the report of a measurement file."),
+    "report": ("bench.report_command:report", "Write the report of a measurement file, or compare two."),
     "check": ("runtime.command:check", "Replay an artifact's golden inputs."),
     "run": ("runtime.command:run", "Run an artifact on pictures or arrays."),
     "serve": ("runtime.serve.command:serve", "Serve artifacts over HTTP (open inference protocol)."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 from rich.table import Table
 
 from bench import numbers
+from bench.cpu.plan import weights_of
 from bench.measurement import Operand
 from bench.peaks import peak_of
 
@@ -23,12 +24,13 @@ def gflops_useful(step: Step) -> float:
     return _gflops(step.macs, statistics.median(step.samples_ms))
 
 
-def step_tables(session: Measurements) -> Iterator[Table]:
-    """One table per artifact and batch size whose steps were timed, with columns for each number of threads."""
-    records = {record.digest: record for record in session.artifacts}
+def step_tables(session: Measurements, weights: Sequence[str]) -> Iterator[Table]:
+    """One table per artifact with these weights and batch size, with columns for each number of threads."""
+    records = {record.digest: record for record in session.artifacts if weights_of(record) in weights}
     for key in dict.fromkeys((step.artifact, step.batch_size) for step in session.steps):
-        steps = [step for step in session.steps if (step.artifact, step.batch_size) == key]
-        yield _table(session, records[key[0]], steps)
+        if key[0] in records:
+            steps = [step for step in session.steps if (step.artifact, step.batch_size) == key]
+            yield _table(session, records[key[0]], steps)
 
 
 def peak_lines(session: Measurements) -> Iterator[str]:

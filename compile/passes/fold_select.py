@@ -41,4 +41,4 @@ def _chooses(node: Conv) -> bool:
 
 
 def _sparse(node: Conv) -> bool:
-    return node.op == "select" or np.count_nonzero(node.weight) <= DENSEST * node.weight.size
+    return node.op == "select" or bool(np.count_nonzero(node.weight) <= DENSEST * node.weight.size)

@@ -6,12 +6,13 @@ A CPU's package is called as it is. On a GPU the whole network is captured as on
 from __future__ import annotations
 
 import importlib
+import io
 import pkgutil
 import warnings
 from typing import TYPE_CHECKING, final
 
 from runtime.engine import Engine
-from runtime.errors import ArtifactError
+from runtime.errors import ArtifactError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -130,7 +131,7 @@ def load_function(artifact: Artifact) -> Callable[[Tensor], Tensor]:
     register_ops(artifact)
     nvrtc.add_shipped(artifact.payload / nvrtc.SHIPPED)
     gpu.prepare(artifact.manifest.target.dtype)
-    if (artifact.payload / PACKAGE).is_file():
+    if f"payload/{PACKAGE}" in artifact.manifest.files:
         from runtime.cuda.replay import first_tensor
 
         package = _loaded(artifact, True)
@@ -157,8 +158,10 @@ def _loaded(artifact: Artifact, single: bool) -> Any:
     import torch
 
     path = artifact.payload / PACKAGE
+    content = artifact.read(f"payload/{PACKAGE}").tobytes()
     try:
-        return torch._inductor.aoti_load_package(str(path), run_single_threaded=single)
+        # torch unpacks it into a folder of its own, so what was checked is what runs
+        return torch._inductor.aoti_load_package(io.BytesIO(content), run_single_threaded=single)
     except Exception as error:  # the loader raises whatever the C++ side threw
         raise ArtifactError(f"torch {torch.__version__} cannot load {path}: {error}") from error
 
@@ -166,9 +169,16 @@ def _loaded(artifact: Artifact, single: bool) -> Any:
 def _exported(artifact: Artifact) -> Any:
     import torch
 
+    from runtime.exported import refuse_code
+
     path = artifact.payload / PROGRAM
+    content = artifact.read(f"payload/{PROGRAM}").tobytes()
     try:
-        return torch.export.load(path).module(check_guards=False)
+        refuse_code(path, content)
+    except UserError as error:
+        raise ArtifactError(str(error)) from error
+    try:
+        return torch.export.load(io.BytesIO(content)).module(check_guards=False)
     except Exception as error:  # torch raises many types; all mean that this file cannot be read
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArtifactError(f"torch {torch.__version__} cannot load {path}: {first}") from error

@@ -8,6 +8,7 @@ import numpy as np
 
 from runtime.engine import Engine
 from runtime.errors import ArtifactError
+from runtime.onnx_guard import refuse_outside
 
 if TYPE_CHECKING:
     from typing import Any
@@ -47,8 +48,11 @@ def load(artifact: Artifact, threads: int) -> Engine:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     path = artifact.payload / "model.onnx"
+    content = artifact.read("payload/model.onnx")
+    refuse_outside(path, content.data)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        model = content.tobytes()
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a class of its own for each status code
         raise ArtifactError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}") from error
     return OnnxRuntimeEngine(artifact, threads, session)

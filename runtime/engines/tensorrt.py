@@ -145,7 +145,7 @@ def load(artifact: Artifact, threads: int) -> Engine:
     trt = library.module
     logger = _logger(trt, messages)
     runtime = trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine((artifact.payload / PLAN_FILE).read_bytes())
+    engine = runtime.deserialize_cuda_engine(artifact.read(f"payload/{PLAN_FILE}").tobytes())
     context = engine.create_execution_context() if engine is not None else None
     if context is None:
         said = messages[-1] if messages else "it says nothing of why"

@@ -49,6 +49,9 @@ class App:
         except web.RequestPayloadError as error:
             response = _json({"error": f"the body cannot be read: {_first_line(error)}"}, 400)
             response.force_close()
+        except Exception:
+            log.exception("a request could not be answered")
+            response = _json({"error": "the server made a mistake; its log says which"}, 500)
         if self.stopping:
             response.force_close()
         return await self._send(request, response)

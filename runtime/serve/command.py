@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import msgspec
 
 from runtime.errors import UserError
 from runtime.serve.settings import Settings
+from runtime.trust import DIGEST_VARIABLE, SIGNATURE_VARIABLE, trust_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +52,15 @@ def _option(name: str, kind: Any, text: str) -> Callable[[_F], _F]:
     type=click.IntRange(1),
     help="Rows that may wait; more are refused with 503.  [default: 8 batches, 256 at least]",
 )
+@click.option(
+    "--require-digest", metavar="sha256:HEX", help="Refuse any artifact but those of these digests, commas between."
+)
+@click.option(
+    "--require-signature",
+    type=click.Path(path_type=Path),
+    metavar="PUBLIC.pem",
+    help="Refuse what the owner of this ed25519 key has not signed, before any of its code runs.",
+)
 @click.option("--control", is_flag=True, help="Let clients load and unload models (/v2/repository).")
 @_option("--max-connections", click.IntRange(1), "Open connections; more are refused with 503.")
 @_option("--body-budget-mib", click.IntRange(1), "MiB of request bodies in memory at once; more are refused with 503.")
@@ -59,7 +70,13 @@ def _option(name: str, kind: Any, text: str) -> Callable[[_F], _F]:
 @_option("--run-timeout", click.FloatRange(0.1), "Seconds until a worker that does not answer is replaced.")
 @_option("--drain", click.FloatRange(0), "Seconds to go on taking requests after SIGTERM, not ready any more.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document when requests are taken.")
-def serve(artifacts: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def serve(
+    artifacts: tuple[str, ...],
+    require_digest: str | None,
+    require_signature: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Serve ARTIFACTS (folders are searched) over HTTP with the open inference protocol (KServe v2).
 
     SIGTERM and Ctrl-C finish what was taken and leave; SIGHUP loads what is new or has changed on disk, without
@@ -70,6 +87,10 @@ def serve(artifacts: tuple[str, ...], as_json: bool, **options: Any) -> None:
         raise UserError(f"st3 serve needs {' and '.join(missing)}, which the extra has: pip install 'st3[serve]'")
     from runtime.serve.server import serve as run
 
+    trust_from(require_digest, require_signature)
+    # the workers load, and inherit what is demanded
+    demands = {DIGEST_VARIABLE: require_digest, SIGNATURE_VARIABLE: require_signature}
+    os.environ.update({variable: str(value) for variable, value in demands.items() if value is not None})
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
     def started(host: str, port: int, models: Models) -> None:

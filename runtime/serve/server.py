@@ -10,6 +10,7 @@ import signal
 from typing import TYPE_CHECKING, final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from runtime.errors import UserError
 from runtime.serve.app import App
@@ -54,6 +55,7 @@ async def serve(
         http = web.Server(
             app,
             access_log=None,
+            logger=_quiet_logger(),
             keepalive_timeout=settings.idle_timeout_s,
             lingering_time=min(2.0, settings.read_timeout_s),
         )
@@ -100,6 +102,14 @@ def _on_signals(models: Models) -> asyncio.Event:
         loop.add_signal_handler(name, stop.set)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
     return stop
+
+
+def _quiet_logger() -> logging.Logger:
+    """aiohttp's, without a traceback for each thing that is no HTTP: anybody could fill a disk with them."""
+    logger = logging.getLogger("st3.serve.http")
+    theirs = (HttpProcessingError, web.RequestPayloadError)
+    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], theirs)))
+    return logger
 
 
 @final

@@ -17,8 +17,9 @@ from torch import nn
 import st3
 from runtime.data import Preprocessing
 from runtime.errors import UserError
+from runtime.exported import read_program
 from st3.checkpoint import CheckpointInfo
-from st3.graph import export_graph, load_graph, refuse_code, save_graph
+from st3.graph import export_graph, load_graph, save_graph
 from st3.inspect import describe, render
 
 PREPROCESSING = Preprocessing(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -87,7 +88,7 @@ def test_info_counts_what_is_in_the_file(original: Path) -> None:
 
 
 def test_no_file_holds_pickle_or_a_second_copy_of_the_weights(original: Path) -> None:
-    refuse_code(original / "graph.pt2")
+    read_program(original / "graph.pt2")
     with zipfile.ZipFile(original / "graph.pt2") as archive:
         weights = [entry for entry in archive.infolist() if "/data/weights/weight_" in entry.filename]
     assert weights
@@ -188,7 +189,7 @@ def test_a_graph_that_says_its_tensors_are_pickled_is_refused(folder: Path, tmp_
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry).replace(b'"use_pickle": false', b'"use_pickle": true'))
     with pytest.raises(UserError, match="pickled tensors"):
-        refuse_code(changed)
+        read_program(changed)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_a_formula_that_is_code_is_never_evaluated(folder: Path, tmp_path: Path,
             target.writestr(entry.filename, raw)
     assert count == 1
     with pytest.raises(UserError, match="not one of sizes"):
-        refuse_code(changed)
+        read_program(changed)
 
 
 def test_weights_of_another_network_are_refused(folder: Path) -> None:
