@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.serve.protocol import JSON_LIMIT_BYTES, RequestError, Signature, read_request, write_response
@@ -131,6 +131,7 @@ def test_deep_and_long_json_is_refused() -> None:
     assert error.value.status == 413
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode), st.none() | st.integers(-2, 250).map(str))
 def test_noise_is_refused_and_nothing_else_happens(body: bytes, header: str | None) -> None:
     with pytest.raises(RequestError):
@@ -144,6 +145,7 @@ _JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["name", "shape", "datatype", "data", "parameters"]), _JSON)
 def test_any_json_in_any_field_is_read_or_refused(field: str, value: object) -> None:
     reason = ""
