@@ -6,6 +6,7 @@ import importlib
 import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,9 +40,11 @@ class Engine(ABC):
 
     Attributes:
         any_batch_size: whether ``run`` takes every number of pictures, or only the one in the manifest's shapes.
+        load_ms: milliseconds that it took to load, without the check of the files' digests; 0 where not known.
     """
 
     any_batch_size = False
+    load_ms = 0.0
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
         self.artifact = artifact
@@ -198,8 +201,16 @@ def load(
     known = engine_names()
     if key not in known:
         raise ArtifactError(f"{path} needs the engine {key!r}; this runtime has {', '.join(known)}; update st3")
-    loaded = importlib.import_module(f"runtime.engines.{key}").load(artifact, wanted)
+    return load_into(key, artifact, wanted)
+
+
+def load_into(key: str, artifact: Artifact, threads: int) -> Engine:
+    """Load an opened artifact into the engine of that name."""
+    start = perf_counter()
+    module = importlib.import_module(f"runtime.engines.{key}")
+    loaded = module.load(artifact, threads)
     assert isinstance(loaded, Engine), f"runtime.engines.{key}.load returned {type(loaded)}"
+    loaded.load_ms = (perf_counter() - start) * 1000
     return loaded
 
 

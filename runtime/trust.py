@@ -54,6 +54,14 @@ def trust_from(digest: str | None, key: str | Path | None) -> Trust:
     return Trust(frozenset(found), tuple(Path(text) for text in keys))
 
 
+def demand_everywhere(digest: str | None, key: Path | None) -> None:
+    """Demand it of all that this process and those it starts will load; raises as ``trust_from`` does."""
+    trust_from(digest, key)
+    for variable, value in ((DIGEST_VARIABLE, digest), (SIGNATURE_VARIABLE, key)):
+        if value is not None:
+            os.environ[variable] = str(value)
+
+
 def _demands(given: str | None, variable: str, what: str, separator: str) -> list[str]:
     """What was given, else what the environment says. An empty demand is a mistake, never the lack of one."""
     source = f"the required {what}" if given is not None else variable

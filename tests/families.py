@@ -93,6 +93,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "vgg11": (partial(vgg, "vgg11"), 64),
     "vgg11_bn": (partial(vgg, "vgg11_bn"), 64),
     "densenet": (lambda: models.DenseNet(12, (3, 4, 3, 2), 24, num_classes=10), 64),
+    "shufflenet_v2": (partial(models.shufflenet_v2_x0_5, num_classes=10), 64),
     "squeezenet1_0": (partial(models.squeezenet1_0, num_classes=10), 96),
     "squeezenet1_1": (partial(models.squeezenet1_1, num_classes=10), 64),
     "regnet_x": (partial(regnet, None), 64),

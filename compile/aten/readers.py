@@ -6,7 +6,7 @@ import operator
 
 import torch
 
-from compile.aten import elementwise, layers, pooling, shaping
+from compile.aten import channels, elementwise, layers, pooling, shaping
 from compile.aten.state import Reader
 
 aten = torch.ops.aten
@@ -69,5 +69,11 @@ READERS: dict[object, Reader] = {
     aten.feature_dropout.default: shaping.dropout,
     aten.feature_dropout_.default: shaping.dropout,
     aten.cat.default: shaping.concat,
-    operator.getitem: shaping.first_result,
+    aten.chunk.default: channels.chunk,
+    aten.split.Tensor: channels.split,
+    aten.split.sizes: channels.split,
+    aten.split_with_sizes.default: channels.split,
+    aten.slice.Tensor: channels.slice_channels,
+    aten.channel_shuffle.default: channels.shuffle,
+    operator.getitem: shaping.one_result,
 }

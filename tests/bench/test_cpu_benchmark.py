@@ -16,7 +16,8 @@ import bench.cpu.command as command
 import bench.cpu.plan as planning
 from bench.cpu.alone import run_alone
 from bench.cpu.command import compile_times, main, refuse_wrong_answers
-from bench.measurement import Measurements, read_measurements
+from bench.measurement import Measurements
+from bench.measurement_file import read_measurements
 from compile.lower import lower
 from runtime.data import write_evaluation_set
 from runtime.errors import UserError

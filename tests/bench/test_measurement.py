@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from bench_builders import build_session, record
 
-from bench.measurement import Measurements, Peak, Step, Writer, read_measurements
+from bench.measurement import Measurements, Peak, Step
+from bench.measurement_file import Writer, read_measurements
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def test_records_are_on_disk_as_soon_as_they_are_written(session: Measurements, 
     ("line", "old", "new", "where"),
     [
         (1, '"type":"session"', '"type":"something"', "line 1, field type"),
-        (1, '"schema_version":1', '"schema_version":99', "line 1, field schema_version: 99 is newer than 3"),
+        (1, '"schema_version":1', '"schema_version":99', "line 1, field schema_version: 99 is newer than 4"),
         (1, '"schema_version":1,', "", "line 1: not a measurement file"),
         (1, "{", "", "line 1: not a measurement file"),
         (1, '"rounds":1', '"rounds":"many"', "line 1, field settings.rounds"),

@@ -54,6 +54,11 @@ def layer_norm_first(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def shuffled(x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    return x.view(batch, 2, channels // 2, height, width).transpose(1, 2).contiguous().view(x.shape)
+
+
 CASES: dict[str, tuple[nn.Module, tuple[type, ...]]] = {
     "permuted layer norm": (Function(layer_norm_first, norm=nn.LayerNorm(4)), (LayerNorm,)),
     "linear over channels": (
@@ -74,6 +79,18 @@ CASES: dict[str, tuple[nn.Module, tuple[type, ...]]] = {
         ),
         (Conv,),
     ),
+    "channels shuffled": (Function(shuffled), (Conv,)),
+    "channels shuffled by torch": (Function(lambda x: F.channel_shuffle(x, 2)), (Conv,)),
+    "halves of the channels exchanged": (
+        Function(lambda x: torch.cat([part * 2 for part in reversed(x.chunk(2, 1))], 1)),
+        (Conv, Conv, Concat),
+    ),
+    "unequal parts of the channels": (
+        Function(lambda x: torch.cat([torch.relu(part) for part in x.split([1, 3], 1)], 1)),
+        (Conv, Conv, Concat),
+    ),
+    "a slice of the channels": (Function(lambda x: x[:, 1:3]), (Conv,)),
+    "a slice of everything": (Function(lambda x: torch.relu(x[:, :, :])), (Elementwise,)),
     "linear to one output": (Function(lambda x, fc: fc(x.mean((2, 3))), fc=nn.Linear(4, 1)), (Mean, Conv)),
     "a mean that keeps its dimensions": (Function(lambda x: x.mean((-1, -2), keepdim=True)), (Mean,)),
     "a mean of a permuted map": (Function(lambda x: x.permute(0, 2, 3, 1).mean((1, 2))), (Mean,)),
@@ -165,7 +182,11 @@ def test_writing_in_place_is_seen_through_every_view(function: Callable[..., Ten
         (lambda x: torch.cat([x, x], 2), "concatenates .* along dimension 2"),
         (lambda x: x.flatten(0, 1), "reshapes"),
         (lambda x: x.transpose(0, 1), "moves the batch"),
-        (lambda x: x.reshape(x.shape[0], 2, 2, 6, 5).transpose(1, 2).flatten(1, 2), "reshapes"),
+        (lambda x: x.reshape(x.shape[0], 2, 2, 6, 5).transpose(3, 4).flatten(1, 2), "permutes channels in groups"),
+        (lambda x: x.reshape(x.shape[0], 2, 2, 6, 5).flatten(2), "reshapes channels in groups"),
+        (lambda x: x.reshape(x.shape[0], 4, 3, 2, 5), "reshapes"),
+        (lambda x: x.chunk(2, 2)[0], "takes parts of dimension 2"),
+        (lambda x: [(part := x.chunk(2, 1)[0]), part.relu_()][0] + part, "some channels of a larger map"),
         (lambda x: F.layer_norm(x, (6, 5)), r"normalises over \[6, 5\]"),
         (lambda x: F.layer_norm(x, (5,)), "normalises over"),
         (lambda x, ones: F.linear(x, ones), "linear layer over part of a map"),

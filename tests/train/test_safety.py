@@ -164,13 +164,30 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    script = f"from train.lock import locked; from pathlib import Path; import os, signal\nwith locked(Path({str(tmp_path / 'out')!r})): os.kill(os.getpid(), signal.SIGKILL)"  # noqa: E501
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT)
-    assert done.returncode == -signal.SIGKILL
-    assert (tmp_path / ".out.lock").exists()
-    with locked(tmp_path / "out"):
-        pass
+KILLED = """
+import os, pathlib, signal, sys, time
+from train.lock import locked
+with locked(pathlib.Path(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_lock_of_a_killed_process_is_free_while_its_loader_workers_live(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "out"], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout as printed:
+        child = int(printed.readline())
+    try:
+        assert process.wait() == -signal.SIGKILL
+        assert (tmp_path / ".out.lock").exists()
+        with locked(tmp_path / "out"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
