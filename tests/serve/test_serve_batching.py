@@ -7,9 +7,9 @@ import asyncio
 import numpy as np
 import pytest
 
+from runtime.cuts import cheapest_cut, run_rows
 from runtime.serve.batching import Batcher, Waiting
 from runtime.serve.protocol import RequestError
-from runtime.serve.worker import cheapest_cut, run_rows
 
 
 class FakePool:
