@@ -45,7 +45,7 @@ def harness_lines(session: Measurements) -> list[str]:
     """What the bench itself costs, in words."""
     return [
         f"the bench itself: {statistics.median(found.samples_us):.2f} us of a call's latency, "
-        f"{statistics.median(found.loop_us):.2f} us a call in all (an engine that does nothing)"
+        f"{statistics.median(found.loop_us):.2f} us a call in all (an engine that computes nothing)"
         for found in session.harness
     ]
 

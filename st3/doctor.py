@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]
 
+_WIDTH = 90
+
 
 class Part(msgspec.Struct, frozen=True):
     """One part of the answer.
@@ -107,16 +109,16 @@ def examine(part: Part, report: Progress) -> tuple[Any, str]:
 def _print(found: dict[str, Any], missing: dict[str, str]) -> None:
     from rich.console import Console
 
-    # a file or a pipe has no width; a table should not be squeezed into the default one
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    # a file or a pipe has no width, and many a window too little: a long line is better than a column left out
+    console = Console(width=max(Console().width, _WIDTH) if sys.stdout.isatty() else 160)
     for part in PARTS:
         if part.key in missing:
-            console.print(f"{part.title}: not known: {missing[part.key]}", markup=False, highlight=False)
+            console.print(f"{part.title}: not known: {missing[part.key]}", markup=False, soft_wrap=True)
             console.print()
         elif part.key in found:
             shown: Table | str | list[Table | str] = _load(part.show)(found[part.key])
             for one in shown if isinstance(shown, list) else [shown]:
-                console.print(one, markup=False, highlight=False)
+                console.print(one, markup=False, highlight=False, soft_wrap=isinstance(one, str))
             console.print()
 
 

@@ -121,6 +121,13 @@ def data_option(command: _Command) -> _Command:
 @device_options
 @data_option
 @click.option(
+    "--loader",
+    type=click.Choice(["torch", "dali"]),
+    default="torch",
+    show_default=True,
+    help="Of folders of pictures; dali decodes on the GPU (extra: dali).",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path), help="The checkpoint.  [default: runs/<recipe>/checkpoints/<name>]"
 )
 @click.option(
@@ -209,6 +216,8 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
     out = out or home / "checkpoints" / f"{named}{checkpoint_name(method, plan)}"
     folder = given["data"] or Path("data") / found.data.replace("_", "-")
     dataset = load_dataset(found.data, folder, given["image_size"])
+    if given["loader"] == "dali":
+        dataset = dataset.with_dali()
     job, remark = make_job(recipe, found, method, plan, options, dataset, where, world)
     # torchrun starts all processes anew when one has died; they go on from the last state
     resume = given["resume"] or world.restarts > 0

@@ -73,6 +73,14 @@ class Dataset(ABC):
         del indices, device, batch_size
         raise UserError(f"no training pictures of {self.name} can be held out; leave out --validate")
 
+    def with_dali(self) -> Dataset:
+        """This data set, its training pictures decoded and augmented by NVIDIA DALI.
+
+        Raises:
+            UserError: this data set cannot do that, or DALI is missing.
+        """
+        raise UserError(f"the pictures of {self.name} are not decoded while training; leave out --loader dali")
+
     @abstractmethod
     def evaluation(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """All evaluation pictures ``(n, C, H, W)`` and their labels ``(n,)``."""

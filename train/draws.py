@@ -34,6 +34,11 @@ def below(limit: int, bits: Tensor, first: int) -> Tensor:
     return ((bits >> first & 0xFFFFF) * limit) >> 20
 
 
+def unit(bits: Tensor) -> Tensor:
+    """A ``float64`` in [0, 1) from the highest 53 bits."""
+    return _shifted(bits, 11).double() * 2.0**-53
+
+
 def _shifted(bits: Tensor, count: int) -> Tensor:
     """Right by ``count`` with zeros coming in, which torch's shift of signed numbers does not do."""
     return bits >> count & ((1 << (64 - count)) - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from runtime.data import Preprocessing
 from runtime.errors import UserError
+from train.crops import random_crops
+from train.dali import DaliLoader, require_dali
 from train.dataset import Dataset, part_of_batches
 from train.seeds import derive
 
@@ -25,7 +28,7 @@ _PREFETCHED = 4
 """Batches that each worker has ready, so that a slow picture does not stop the network."""
 
 _Place: TypeAlias = tuple[int, int, int]
-"""Index of a picture, its place in the run, the run's seed: all that its augmentation follows from."""
+"""Index of a picture, its place in the run, a seed: all that its augmentation follows from."""
 
 
 def open_folders(folder: Path, name: str, preprocessing: Preprocessing, how: str) -> Dataset:
@@ -65,6 +68,7 @@ class _ImageFolders(Dataset):
         self._train, self._val = train, val
         self._order = _Order()
         self._loader: DataLoader[Any] | None = None
+        self._dali = False
 
     def batches(
         self,
@@ -77,7 +81,12 @@ class _ImageFolders(Dataset):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Dataset``; the workers live as long as the data set, so that an epoch does not begin with waiting."""
         indices, places = part_of_batches(order, batch_size, first_step, shard)
-        self._order.batches = (indices, places, seed)
+        drawn = derive(seed, "augment")
+        if self._dali:
+            loader = DaliLoader(self._train, self.preprocessing, self._how)
+            yield from loader.batches(indices, places, drawn, device)
+            return
+        self._order.batches = (indices, places, drawn)
         if self._loader is None:
             self._loader = DataLoader(
                 _Augmented(self._train, self.preprocessing, self._how),
@@ -86,16 +95,25 @@ class _ImageFolders(Dataset):
                 pin_memory=device.type == "cuda",
                 prefetch_factor=_PREFETCHED,
                 persistent_workers=True,
+                worker_init_fn=_outlast_sigterm,
             )
         yield from _normalised(self._loader, self.preprocessing, device)
+
+    def with_dali(self) -> Dataset:
+        """See ``Dataset``; the same parts of the same pictures, resized with other rounding."""
+        require_dali()
+        if self.preprocessing.shape[0] != 3:
+            raise UserError("--loader dali reads pictures of three channels, these have one; leave it out")
+        loaded = _ImageFolders(self._train, self._val, self.name, self.preprocessing, self._how)
+        loaded._dali = True
+        return loaded
 
     def plain(self, indices: Tensor, device: torch.device, batch_size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Dataset``."""
         numbers = indices.tolist()
         batches = [numbers[first : first + batch_size] for first in range(0, len(numbers), batch_size)]
-        loader = DataLoader(
-            _Centred(self._train, self.preprocessing, self._how), batch_sampler=batches, num_workers=workers()
-        )
+        pictures = _Centred(self._train, self.preprocessing, self._how)
+        loader = DataLoader(pictures, batch_sampler=batches, num_workers=workers(), worker_init_fn=_outlast_sigterm)
         yield from _normalised(loader, self.preprocessing, device)
 
     def evaluation(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -120,6 +138,12 @@ def workers() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def _outlast_sigterm(number: int) -> None:
+    """In a worker: a scheduler's SIGTERM reaches all processes, and the trainer needs its workers to end its step."""
+    del number
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 @final
 class _Order:
     """The batches of the next epoch; only this side of the loader sees it, so living workers need not be told."""
@@ -138,23 +162,21 @@ class _Order:
 @final
 class _Augmented(TorchDataset[tuple[Tensor, int]]):
     def __init__(self, folder: Any, preprocessing: Preprocessing, how: str) -> None:
-        from torchvision.transforms import v2
-
-        self._folder, self._how, self._channels = folder, how, preprocessing.shape[0]
-        # cut and shrunk before it becomes a tensor: a whole picture need not be copied
-        self._transform = v2.Compose(
-            [
-                v2.RandomResizedCrop(preprocessing.shape[1:], antialias=True),
-                v2.RandomHorizontalFlip(),
-                v2.PILToTensor(),
-            ]
-        )
+        self._folder, self._how = folder, how
+        self._channels, *self._size = preprocessing.shape
 
     def __getitem__(self, place: _Place) -> tuple[Tensor, int]:
+        from torchvision.transforms.v2 import functional
+
         index, number, seed = place
         image, label = _decoded(self._folder, index, self._channels, self._how)
-        torch.manual_seed(derive(seed, "augment", number))  # in a worker process, so it disturbs nobody
-        return self._transform(image), label
+        size = torch.tensor([[image.height], [image.width]])
+        boxes, mirrored = random_crops(seed, torch.tensor([number]), *size)
+        # cut and shrunk before it becomes a tensor: a whole picture need not be copied
+        image = functional.resized_crop(image, *boxes[0].tolist(), self._size, antialias=True)
+        if mirrored:
+            image = functional.horizontal_flip(image)
+        return functional.pil_to_tensor(image), label
 
 
 @final

@@ -14,19 +14,23 @@ if TYPE_CHECKING:
     from bench.explain.roofline import Bound
     from runtime.artifact import LayerEntry, Target
 
+NATIVE = "native"
 LANES = {"avx512": 16, "avx2": 8, "aarch64": 4, "portable": 4}
 _FEW_WEIGHTS = 16  # of an output channel; beginning and ending its sum then takes as long as the weights
-_DENSE_ENOUGH = 0.5
 _SMALL_SHARE = 0.005
 _NEAR = 1.4
 _FULL = 0.9
 
 
 class Case(msgspec.Struct, frozen=True):
-    """What a rule may look at. ``bound`` and ``measured_us`` are of the whole batch, ``None`` where not known."""
+    """What a rule may look at. ``backend`` built the layer.
+
+    ``bound`` and ``measured_us`` are of the whole batch, ``None`` where not known, and so is ``share`` of its time.
+    """
 
     layer: LayerEntry
     target: Target
+    backend: str
     bound: Bound | None = None
     measured_us: float | None = None
     share: float | None = None
@@ -39,7 +43,7 @@ class Case(msgspec.Struct, frozen=True):
     @property
     def is_dense_format(self) -> bool:
         """Whether its zeros are multiplied."""
-        return self.layer.format.startswith("dense") or self.layer.format in ("onnxruntime", "inductor")
+        return self.layer.format.startswith("dense")
 
 
 Rule = Callable[[Case], "str | None"]
@@ -65,7 +69,7 @@ def _not_pruned(case: Case) -> str | None:
 
 def _too_dense(case: Case) -> str | None:
     layer = case.layer
-    if not case.is_dense_format or not _DENSE_ENOUGH < layer.density < 1:
+    if case.backend != NATIVE or not case.is_dense_format or layer.density == 1:
         return None
     return (
         f"a higher sparsity: at density {layer.density:.2f} the dense kernel was taken; `st3 doctor` measures from "
@@ -75,19 +79,17 @@ def _too_dense(case: Case) -> str | None:
 
 def _dense_backend(case: Case) -> str | None:
     layer = case.layer
-    if not case.is_dense_format or layer.density > _DENSE_ENOUGH:
+    if case.backend == NATIVE or layer.density == 1:
         return None
-    return (
-        f"a backend or format that skips zeros: {1 - layer.density:.0%} of the weights are zero and all are multiplied "
-        "(--backend native; if it is native, the reason above says why)"
-    )
+    zeros = 1 - layer.density
+    return f"--backend native: {case.backend} multiplies all weights, and {zeros:.0%} of them are zero"
 
 
 def _blocks(case: Case) -> str | None:
     if case.layer.format not in ("offset_stream", "pair_stream") or case.layer.weight_shape[0] < 4:
         return None
     return (
-        "zeros in blocks of 4 output channels (--pattern 1x4): four channels then share each load (block_stream); "
+        "blocks of 4 channels (--pattern 1x4): four output channels then share each load (block_stream); "
         "`st3 doctor` times it beside this format"
     )
 

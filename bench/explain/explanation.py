@@ -119,7 +119,7 @@ def _explanation(
         share=share,
         gflops=flops / measured / 1e3 if measured and not others else None,
         # a step of several layers says nothing of how near one of them is to its bound
-        advice=advise(Case(layer, target, limit, None if others else measured, share)),
+        advice=advise(Case(layer, target, artifact.manifest.backend, limit, None if others else measured, share)),
     )
 
 

@@ -42,9 +42,9 @@ def speed_table(found: Speeds) -> Table | str:
     table = Table(box=None, pad_edge=False, padding=(0, 2), title_justify="left", title="Measured")
     table.add_column("threads", justify="right")
     for operand in found.rows[0].gflops:
-        table.add_column(f"GFLOP/s, {operand}", justify="right")
+        table.add_column(f"GFLOP/s, {operand}", justify="right", min_width=len("registers"))
     for place in found.rows[0].gbytes_per_s:
-        table.add_column(f"read {place}, GB/s", justify="right")
+        table.add_column(f"GB/s, read {place}", justify="right", min_width=len("read L1"))
     for row in found.rows:
         values = (*row.gflops.values(), *row.gbytes_per_s.values())
         table.add_row(str(row.threads), *(f"{value:.1f}" for value in values))

@@ -11,6 +11,7 @@ from compile.doctor.gpus import Gpu
 from compile.doctor.software import Part
 
 _NEVER = "never"
+_COLUMNS = 6
 
 
 def software_table(parts: Sequence[Part]) -> Table:
@@ -50,34 +51,44 @@ def expectation_tables(found: Expectation) -> list[Table | str]:
 def _layer_table(found: Expectation, layer: str) -> Table:
     dense = {one.engine: one.us for one in found.dense if one.layer == layer}
     curves = [one for one in found.curves if one.layer == layer]
-    sparsities = sorted({point.sparsity for one in curves for point in one.points})
+    sparsities = _shown(curves)
     fastest = min(dense, key=dense.__getitem__)
     told = ", ".join(f"{engine} {us:.1f} us" for engine, us in dense.items())
-    table = _table(f"{layer}; dense: {told}; times as fast as dense {fastest}, by sparsity")
-    table.add_column("format", no_wrap=True)
-    table.add_column("zeros", no_wrap=True)
-    for engine in dense:
-        table.add_column(f"pays against {engine} from", justify="right")
+    table = _table(f"{layer}; dense: {told}\nfrom which sparsity on it beats dense, and times as fast as {fastest}")
+    table.padding = (0, 1, 0, 0)
+    for heading in ("format", "zeros", *(f"beats {engine}" for engine in dense)):
+        table.add_column(heading, no_wrap=heading in ("format", "zeros"), min_width=len(heading.split()[-1]))
     for sparsity in sparsities:
         table.add_column(f"{sparsity:g}", justify="right", no_wrap=True)
     for one in curves:
         times = {point.sparsity: f"{dense[fastest] / point.us:.2f}x" for point in one.points}
-        pays = [break_even_text(one, engine) for engine in dense]
-        table.add_row(one.form, one.weights, *pays, *(times.get(sparsity, "") for sparsity in sparsities))
+        beats = [break_even_text(one, engine) for engine in dense]
+        table.add_row(one.form, one.weights, *beats, *(times.get(sparsity, "") for sparsity in sparsities))
     return table
 
 
+def _shown(curves: Sequence[Curve]) -> list[float]:
+    """The sparsities that have a column: few enough for the width of a window; the JSON document has all."""
+    return sorted({point.sparsity for one in curves for point in one.points})[-_COLUMNS:]
+
+
 def break_even_text(curve: Curve, engine: str) -> str:
-    """``0.33``; ``below 0.25`` where the lowest sparsity that was measured was faster already; ``never``."""
+    """``0.33``; ``<0.25`` where the lowest sparsity that was measured was faster already; ``never``."""
     value = curve.break_even[engine]
-    return f"{_NEVER} (up to {curve.points[-1].sparsity:g})" if value is None else _sparsity_text(value, curve)
+    return _NEVER if value is None else _sparsity_text(value, curve)
+
+
+def _from(value: float, curve: Curve) -> str:
+    if len(curve.points) == 1:
+        return f"at sparsity {value:g}"
+    return f"from sparsity {value:.2f} on" if value > curve.points[0].sparsity else f"already at sparsity {value:g}"
 
 
 def _sparsity_text(value: float, curve: Curve) -> str:
     if value > curve.points[0].sparsity:
         return f"{value:.2f}"
     # 2:4 has one sparsity alone
-    return f"{value:g}" if len(curve.points) == 1 else f"below {value:g}"
+    return f"{value:g}" if len(curve.points) == 1 else f"<{value:g}"
 
 
 def _verdicts(found: Expectation) -> list[str]:
@@ -89,8 +100,8 @@ def _verdicts(found: Expectation) -> list[str]:
         if not paying:
             lines.append(f"{layer}: {weights} zeros gain nothing at the sparsities that were measured")
             continue
-        value, best = min(paying, key=lambda pair: pair[0])
-        lines.append(f"{layer}: {weights} zeros pay from this sparsity on: {_sparsity_text(value, best)} ({best.form})")
+        value, best = min(paying, key=lambda pair: (pair[0], pair[1].points[-1].us))
+        lines.append(f"{layer}: {weights} zeros pay {_from(value, best)} ({best.form})")
     return lines
 
 

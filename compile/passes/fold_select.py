@@ -1,4 +1,4 @@
-"""Takes a choice of channels into the weights of the convolutions after it: a zero costs a sparse kernel nothing."""
+"""Takes a choice of channels into the weights of the sparse convolutions that read it, where a zero costs nothing."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ def _chooses(node: Conv) -> bool:
     """Whether it still is a plain choice: a scale or an activation may have been merged into it."""
     rows = node.weight.reshape(len(node.weight), -1)
     ones = bool(((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all())
-    plain = ones and not np.any(node.bias) and node.activation == "identity"
-    return node.op == "select" and plain
+    return node.op == "select" and ones and not node.bias.any() and node.activation == "identity"
 
 
 def _sparse(node: Conv) -> bool:

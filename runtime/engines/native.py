@@ -40,8 +40,8 @@ class Network:
     def __init__(self, artifact: Artifact, place: str, size: int, threads: int) -> None:
         self.folder = artifact.folder / place
         self.threads = threads
-        self._weights = _weights(artifact, f"{place}/{WEIGHT_FILE}")
         self.library = _library(artifact, f"{place}/{LIBRARY_FILE}", size)
+        self._weights = _weights(artifact, f"{place}/{WEIGHT_FILE}", self.library.st3_abi_version())
         self._handle = 0
 
     def open(self) -> int:
@@ -140,8 +140,11 @@ def load(artifact: Artifact, threads: int) -> Engine:
     return NativeEngine(artifact, threads, networks)
 
 
-def _weights(artifact: Artifact, name: str) -> NDArray[np.uint8]:
-    """The weight file, mapped, or in private memory where it must be what was demanded; its header is checked."""
+def _weights(artifact: Artifact, name: str, version: int) -> NDArray[np.uint8]:
+    """The weight file, mapped, or in private memory where it must be what was demanded; its header is checked.
+
+    ABI 1 has no length in the header: its libraries know how long their file must be.
+    """
     path = artifact.folder / name
     if artifact.trusted:
         content = artifact.read(name)
@@ -153,7 +156,7 @@ def _weights(artifact: Artifact, name: str) -> NDArray[np.uint8]:
             raise ArtifactError(f"{path} cannot be read ({error}); copy or compile the artifact again") from error
     head = content[: WEIGHT_HEADER.size].tobytes()
     magic, _, length = WEIGHT_HEADER.unpack(head) if len(head) == WEIGHT_HEADER.size else (b"", 0, 0)
-    if magic != WEIGHT_MAGIC or length != content.size:
+    if magic != WEIGHT_MAGIC or (version > 1 and length != content.size):
         raise ArtifactError(
             f"{path} is no weight file, or was cut: it does not belong to this library; copy or compile the artifact "
             f"again"

@@ -1,10 +1,10 @@
 """Compares the peak that ``bench.peaks`` measures with two others that share nothing with it but the core.
 
-``python tests/bench/independent_peak.py`` prints the three and exits with 1 where the assembly loop is more
-than 10 % away. What is independent: ``bench/peaks.cpp`` is C++ with the compiler's vectors, whose multiply-
-adds the compiler writes and the source counts; ``independent_peak.cpp`` is an assembly loop whose
-instructions are counted by hand; NumPy's matrix product is OpenBLAS' hand-written kernel, counted as 2 n^3,
-and bounds the peak from below.
+``python tests/bench/independent_peak.py`` prints the three and exits with 1 where the assembly loop is more than 10 %
+away. What is independent: ``bench/peaks.cpp`` is C++ with the compiler's vectors, whose multiply-adds the compiler
+writes and the source counts, timed by the wall clock; ``independent_peak.cpp`` is an assembly loop whose instructions
+are counted by hand, timed by the thread's own clock; NumPy's matrix product is OpenBLAS' hand-written kernel, counted
+as 2 n^3, and bounds the peak from below.
 """
 
 from __future__ import annotations

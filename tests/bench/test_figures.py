@@ -98,7 +98,7 @@ def test_shares_are_of_what_the_same_session_measured() -> None:
 
 def test_the_harness_and_the_processor_are_said_in_words() -> None:
     assert harness_lines(session()) == [
-        "the bench itself: 0.30 us of a call's latency, 0.90 us a call in all (an engine that does nothing)"
+        "the bench itself: 0.30 us of a call's latency, 0.90 us a call in all (an engine that computes nothing)"
     ]
     assert capacity_lines(session()) == [
         "the processor, 1 thread: 4 GFLOP/s, 2.0 GB/s read from memory",

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import gzip
+import multiprocessing
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -132,11 +135,15 @@ def test_imagenet_folders(tmp_path: Path) -> None:
     assert pictures[0, 0, 0, 0].item() == pytest.approx((200 / 255 - 0.485) / 0.229, rel=1e-4)
 
 
+def fake_imagenet(folder: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts/fake_imagenet.py"), str(folder)]
+    subprocess.run([*command, "--classes", "2", "--train", "4", "--val", "2"], check=True)
+
+
 def test_imagenet_augmentation_follows_from_the_place_and_damage_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subprocess.run([sys.executable, str(ROOT / "scripts/fake_imagenet.py"), str(tmp_path), "--classes", "2", "--train",
-                    "4", "--val", "2"], check=True)  # fmt: skip
+    fake_imagenet(tmp_path)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "100")
     assert workers() == 1
     cpu, order = torch.device("cpu"), torch.tensor([0, 7, 3, 4, 1, 6])
@@ -151,12 +158,27 @@ def test_imagenet_augmentation_follows_from_the_place_and_damage_is_named(
     for step, (pictures, labels) in enumerate(whole):
         assert torch.equal(pictures, torch.cat([part[step][0] for part in parts]))
         assert torch.equal(labels, torch.cat([part[step][1] for part in parts]))
-    images, _ = next(dataset.plain(torch.tensor([5]), cpu))
-    assert images.shape == (1, 3, 224, 224)
+    # what is held out is seen as the evaluation pictures are
+    shutil.copy(tmp_path / "train/n00000001/n00000001_1.JPEG", tmp_path / "val/n00000001/n00000001_0.JPEG")
+    images, targets = next(dataset.plain(torch.tensor([5]), cpu))
+    expected = dataset.preprocessing.apply(dataset.evaluation()[0][2:3])
+    assert torch.allclose(images, torch.from_numpy(expected), atol=1e-5)
+    assert targets.tolist() == [1]
     broken = tmp_path / "train/n00000001/n00000001_0.JPEG"
     broken.write_bytes(broken.read_bytes()[:500])
     with pytest.raises(UserError, match=r"^\S+n00000001_0.JPEG is missing or damaged \(.*\): get ILSVRC 2012"):
         list(load_dataset("imagenet", tmp_path).batches(order, 2, 10, 5, cpu))
+
+
+def test_imagenet_workers_outlast_a_sigterm_to_the_whole_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_imagenet(tmp_path)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "100")
+    order = torch.arange(8).repeat(8)  # more than the workers have ready
+    batches = load_dataset("imagenet", tmp_path).batches(order, 2, 0, 5, torch.device("cpu"))
+    next(batches)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGTERM)
+    assert len(list(batches)) == 31
 
 
 def test_batches_can_begin_in_the_middle() -> None:
