@@ -26,6 +26,7 @@ from torch import nn
 import st3
 from compile.backend import Effort
 from compile.lower import lower
+from compile.native import toolchain
 from runtime.check import replay
 from runtime.data import Preprocessing
 from runtime.engine import load
@@ -174,12 +175,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="families, with commas between")
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="repeat for several; default: both")
+    parser.add_argument("--quick", action="store_true", help="let g++ optimise less: the numbers count, not the speed")
     parser.add_argument("--out", type=Path, help="append one JSON line per network and backend; go on where it ends")
     given = parser.parse_args()
     wanted = given.only.split(",") if given.only else [member.family for member in MEMBERS]
     unknown = set(wanted) - {member.family for member in MEMBERS}
     if unknown:
         parser.error(f"no family {sorted(unknown)}; there are {[member.family for member in MEMBERS]}")
+    if given.quick:
+        toolchain._FLAGS = tuple("-O1" if flag == "-O3" else flag for flag in toolchain._FLAGS)
     rows = [Row(**json.loads(line)) for line in given.out.read_text().splitlines()] if _exists(given.out) else []
     for member in MEMBERS:
         todo = [name for name in given.backend or BACKENDS if not _has(rows, member, name)]

@@ -6,7 +6,7 @@ import operator
 
 import torch
 
-from compile.aten import channels, elementwise, layers, pooling, shaping
+from compile.aten import channels, elementwise, layers, pooling, resizing, shaping
 from compile.aten.state import Reader
 
 aten = torch.ops.aten
@@ -50,6 +50,12 @@ READERS: dict[object, Reader] = {
     aten.avg_pool2d.default: pooling.average_pool,
     aten.adaptive_avg_pool2d.default: pooling.adaptive_pool(maximum=False),
     aten.adaptive_max_pool2d.default: pooling.adaptive_pool(maximum=True),
+    aten.upsample_nearest2d.vec: resizing.resize("nearest"),
+    aten.upsample_nearest2d.default: resizing.resize("nearest"),
+    aten.upsample_bilinear2d.vec: resizing.resize("bilinear"),
+    aten.upsample_bilinear2d.default: resizing.resize("bilinear"),
+    aten.upsample_bicubic2d.vec: resizing.resize("bicubic"),
+    aten.upsample_bicubic2d.default: resizing.resize("bicubic"),
     aten.mean.dim: pooling.mean,
     aten.flatten.using_ints: shaping.reshaped,
     aten.unflatten.int: shaping.reshaped,
