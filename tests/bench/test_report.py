@@ -83,6 +83,9 @@ def test_the_page_is_self_contained_and_escaped(out: Path) -> None:
     assert "alert(" in page
     assert EVIL not in page
     assert "Example CPU <b>" not in page
+    # a script's data ends at the first end tag, whatever quotes are around it
+    data = page.split('id="data">')[1].split("</script>")[0]
+    assert EVIL in {row["backend"] for row in json.loads(data)["groups"][0]["rows"]}
     links = re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:|#)([^"'>\s]+)""", page)
     assert set(links) == {"m.jsonl", "report.csv", "report.json", "report.md"}
     assert "@import" not in page

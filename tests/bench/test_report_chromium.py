@@ -200,8 +200,8 @@ def test_everything_can_be_reached_and_used_with_the_keyboard(folder: Path, brow
 @pytest.mark.parametrize(
     ("page", "width", "dark"),
     [
-        ("report.html", 1280, False), ("report.html", 1280, True), ("report.html", 400, False), ("report.html", 400, True),
-        ("compare.html", 1280, True), ("compare.html", 400, False),
+        ("report.html", 1280, False), ("report.html", 1280, True), ("report.html", 400, False),
+        ("report.html", 400, True), ("compare.html", 1280, True), ("compare.html", 400, False),
     ],
 )  # fmt: skip
 def test_a_page_fits_and_is_drawn_in_its_scheme(

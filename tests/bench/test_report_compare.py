@@ -92,8 +92,10 @@ def test_a_difference_below_both_resolutions_is_none() -> None:
     apart = 1 - 1 / 1.03
     assert made.pairs[0].resolution == pytest.approx((1 + apart) ** 2 - 1, rel=0.02)
     assert [pair.differs for pair in made.pairs] == [False] * 3
+    assert [pair.differs for pair in compare(*reversed(close), ("b", "a")).pairs] == [False] * 3
     sharp = [session(factor=factor, noise=0.0, apart=1.001) for factor in (1.0, 1.05)]
     assert [pair.differs for pair in compare(*sharp, ("a", "b")).pairs] == [True] * 3
+    assert [pair.differs for pair in compare(*reversed(sharp), ("b", "a")).pairs] == [True] * 3
 
 
 def test_without_an_a_a_pair_nothing_can_be_told() -> None:

@@ -17,7 +17,8 @@ from bench.measurement_file import read_measurements
 from bench.report import encode
 from bench.schemas import FOLDER, schemas, write
 
-RESULTS = sorted((Path(bench.__file__).parent / "results").glob("*.jsonl"))
+# the folders whose files are sessions of the bench
+RESULTS = sorted((Path(bench.__file__).parent / "results").glob("bench*/*.jsonl"))
 
 
 def validator(name: str) -> Any:
@@ -33,6 +34,10 @@ def small() -> Measurements:
 def test_the_committed_schemas_are_those_of_the_structs() -> None:
     committed = {path.name: json.loads(path.read_text()) for path in FOLDER.glob("*.json")}
     assert committed == schemas(), "run `python -m bench.schemas` and commit what it writes"
+
+
+def test_there_are_sessions() -> None:
+    assert RESULTS
 
 
 def test_they_are_written_as_they_are_committed(tmp_path: Path) -> None:
