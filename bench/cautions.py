@@ -17,6 +17,7 @@ SWING_MAX = 0.2
 RESOLUTION_MAX = 0.05
 LOAD_PER_CPU_MAX = 0.5
 OTHERS_MAX = 0.2
+CLOCK_MIN = 0.9
 
 
 def cautions(session: Measurements, rows: Sequence[Row]) -> Iterator[str]:
@@ -56,6 +57,12 @@ def _disturbed(session: Measurements) -> Iterator[str]:
         ):
             if most > OTHERS_MAX:
                 yield f"At batch {batch_size}, threads {threads} {what} up to {most:.1f} CPUs while it was measured."
+        clocks = [gpu.sm_mhz for s in here for gpu in s.gpus if gpu.sm_mhz]
+        if clocks and min(clocks) < CLOCK_MIN * max(clocks):
+            yield (
+                f"At batch {batch_size}, threads {threads} the GPU's clock went from {min(clocks):.0f} to "
+                f"{max(clocks):.0f} MHz; speed-ups are taken within rounds and bear it, latencies are less certain."
+            )
 
 
 def _missing(session: Measurements) -> Iterator[str]:

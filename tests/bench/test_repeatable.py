@@ -103,6 +103,7 @@ def test_twenty_sessions(folder: Path, evaluation: Path) -> None:
     assert [found["st3"].speedup_resolved for found in rows] == [False] * SESSIONS
     for name in ("st3", "gmp"):
         assert all(overlap(one[name], other[name]) for one, other in pairwise(rows))
-    seen = [found["gmp"] for found in rows if found["gmp"].speedup_resolved]
-    assert len(seen) >= 0.9 * SESSIONS
-    assert statistics.median(row.speedup_vs_dense or 0 for row in seen) == pytest.approx(1 / SLOWER, abs=0.01)
+    slower = [found["gmp"] for found in rows]
+    # 98 in 100 where processes deviate by 1 %, see tests/bench/test_launches.py; fewer where they deviate by more
+    assert sum(row.speedup_resolved is True for row in slower) >= 0.8 * SESSIONS
+    assert statistics.median(row.speedup_vs_dense or 0 for row in slower) == pytest.approx(1 / SLOWER, abs=0.01)

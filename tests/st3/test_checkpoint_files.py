@@ -139,7 +139,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 99}, "has schema 99, this version reads up to 2"),
+        ({"schema_version": 99}, "has schema 99, this version reads up to 3"),
         ({"accuracy": "good"}, "is damaged"),
         ({"extra": 1}, "is damaged"),
         ({"files": {}}, "does not list weights.safetensors"),
@@ -241,12 +241,30 @@ def test_graphs_of_torchvision_pass_the_gate(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(load_graph(tmp_path / "graph.pt2", weights).module()(pictures), model(pictures))
 
 
+def test_a_buffer_of_switches_stays_one(tmp_path: Path) -> None:
+    """Adding +0 to a boolean would make a number of it, and the graph would not take it."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+            self.register_buffer("kept", torch.tensor([[[True]], [[False]]]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.conv(x) * self.kept).mean((2, 3))
+
+    model = Masked()
+    found = st3.write_checkpoint(tmp_path / "c", model, info(st3.SparsityPlan(sparsity=0.5)), {"conv": ("dense", "")})
+    pictures = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(found.exported_program().module()(pictures), model(pictures))
+
+
 def test_a_checkpoint_of_schema_1_still_loads(folder: Path) -> None:
     path = folder / "checkpoint.json"
     data = json.loads(path.read_text())
     new = (
         "precision", "execution", "world_size", "finetune_steps", "teacher", "start", "changes", "held_out",
-        "selected_step",
+        "selected_step", "model", "model_arguments",
     )  # fmt: skip
     for name in new:
         del data[name]
