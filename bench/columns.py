@@ -70,7 +70,7 @@ def _interval(row: Row) -> Cell:
 
 
 def _macs(row: Row) -> Cell:
-    return Cell(numbers.millions(row.macs_nonzero), row.macs_nonzero, f"dense: {numbers.millions(row.macs_dense)}")
+    return Cell(numbers.macs(row.macs_nonzero), row.macs_nonzero, f"dense: {numbers.macs(row.macs_dense)}")
 
 
 def _sparsity(row: Row) -> Cell:
@@ -115,9 +115,9 @@ def _latency() -> Iterator[Column]:
 
 def _work() -> Iterator[Column]:
     only: tuple[Topic, ...] = ("work",)
-    yield Column("Dense MACs", lambda row: Cell(numbers.millions(row.macs_dense), row.macs_dense), only)
+    yield Column("Dense MACs", lambda row: Cell(numbers.macs(row.macs_dense), row.macs_dense), only)
     yield Column("Non-zero MACs", _macs, ("overview", "work"))
-    yield Column("Executed MACs", lambda row: Cell(numbers.millions(row.macs_usable), row.macs_usable), only)
+    yield Column("Executed MACs", lambda row: Cell(numbers.macs(row.macs_usable), row.macs_usable), only)
     yield Column("GFLOP/s non-zero", lambda row: Cell(numbers.gflops(row.gflops_useful), row.gflops_useful), only)
     yield Column("GFLOP/s executed", lambda row: Cell(numbers.gflops(row.gflops_usable), row.gflops_usable), only)
     yield Column("Of peak", lambda row: Cell(numbers.percent(row.share_of_peak), row.share_of_peak), only)

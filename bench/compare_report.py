@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench import numbers
-from bench.compare import Comparison, Pair, headline
+from bench.compare import Comparison, Pair
+from bench.compare_words import headline
 from bench.page import assets, render, write_texts
 from bench.report import encode, to_csv
 

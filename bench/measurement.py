@@ -157,7 +157,7 @@ class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="serve
 
 
 class Harness(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="harness"):
-    """What the bench itself costs: an engine that does nothing, on the way that every other goes.
+    """What the bench itself costs: an engine that does nothing, on the way that every other goes, runtime and all.
 
     ``samples_us`` is what is taken for the latency of a call; ``loop_us`` the whole of a call, timing included.
     """

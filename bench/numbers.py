@@ -41,6 +41,11 @@ def millions(value: int | None) -> str:
     return f"{value / 1e6:.2f} M"
 
 
+def macs(value: int | None) -> str:
+    """MACs in millions, from a thousand millions on in those."""
+    return f"{value / 1e9:.2f} G" if value is not None and value >= 1e9 else millions(value)
+
+
 def percent(value: float | None) -> str:
     """A relative difference. Sparsities and accuracies are fractions and never pass through here."""
     return NONE if value is None else f"{value:.1%}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,7 @@ from bench import numbers
 from bench.columns import speedup
 from bench.compare_report import groups as compared
 from bench.compare_report import verdict
+from bench.peaks import bandwidth_of, peak_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +36,30 @@ def print_session(session: Measurements, source: Path, as_json: bool, last: str)
         click.echo(encode(document(session, source.name, analysis)), nl=False)
         return
     show(Console(soft_wrap=True), analysis, groups(analysis.rows))
+    for line in (*harness_lines(session), *capacity_lines(session)):
+        click.echo(line)
     click.echo(f"\n{last}")
+
+
+def harness_lines(session: Measurements) -> list[str]:
+    """What the bench itself costs, in words."""
+    return [
+        f"the bench itself: {statistics.median(found.samples_us):.2f} us of a call's latency, "
+        f"{statistics.median(found.loop_us):.2f} us a call in all (an engine that computes nothing)"
+        for found in session.harness
+    ]
+
+
+def capacity_lines(session: Measurements) -> list[str]:
+    """What the processor was measured to do in the session, one line per number of threads."""
+    lines = []
+    for threads in sorted({peak.threads for peak in session.peaks}):
+        peak = peak_of(session.peaks, "registers", threads)
+        read = bandwidth_of(session.bandwidths, "DRAM", threads)
+        limits = [f"{peak:.0f} GFLOP/s"] if peak is not None else []
+        limits += [f"{read:.1f} GB/s read from memory"] if read is not None else []
+        lines.append(f"the processor, {numbers.threads(threads)}: {', '.join(limits)}")
+    return lines
 
 
 def show(console: Console, analysis: Analysis, comparable: list[Group]) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from bench.measurement import ArtifactRecord
 from bench.onnx_layers import fixed_batch, layers_of, read_model, spec_of
-from runtime.artifact import Artifact, Lineage, Manifest, Requirements, Target, Tolerance
+from runtime.artifact import Artifact, Lineage, Manifest, Requirements, Target, Tolerance, list_files
 from runtime.data import Preprocessing, sha256_of
 from runtime.engine import load_into
 from runtime.errors import UserError
@@ -117,7 +117,7 @@ def open_yardstick(
         layers=(),
         tolerance=Tolerance(0.0),
         requirements=Requirements(),
-        files={},
+        files=list_files(folder),
     )
     return load_into(engine, Artifact(folder, manifest, path.name), threads)
 

@@ -13,7 +13,6 @@ from runtime.npy import parse_npy
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runtime.artifact import TensorSpec
     from runtime.engine import Engine
 
 
@@ -35,11 +34,11 @@ def replay(engine: Engine) -> CheckResult:
     """Run the golden inputs, as one batch of each size that the artifact was built for: the first so many of them.
 
     Raises:
-        ArtifactError: the golden files cannot be read or do not have the manifest's shapes.
+        ArtifactError: the golden files cannot be read.
     """
     manifest = engine.artifact.manifest
-    inputs = _golden(engine, "golden/inputs.npy", manifest.input)
-    expected = _golden(engine, "golden/outputs.npy", manifest.output)
+    inputs = _golden(engine, "golden/inputs.npy")
+    expected = _golden(engine, "golden/outputs.npy")
     largest = float(np.abs(expected).max()) or 1.0
     errors = []
     for size in manifest.target.sizes:
@@ -57,14 +56,10 @@ def replay(engine: Engine) -> CheckResult:
     )
 
 
-def _golden(engine: Engine, name: str, spec: TensorSpec) -> NDArray[np.float32]:
+def _golden(engine: Engine, name: str) -> NDArray[np.float32]:
     try:
         array = parse_npy(engine.artifact.read(name))
     except ValueError as error:
         path = engine.artifact.folder / name
         raise ArtifactError(f"{path} cannot be read ({error}); copy or compile the artifact again") from error
-    if array.shape != spec.shape or array.dtype != np.float32:
-        raise ArtifactError(
-            f"{engine.artifact.folder / name} is {array.dtype} {array.shape}, the manifest says float32 {spec.shape}"
-        )
     return np.require(array, requirements="C")

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_MAX_HEADER = 1 << 14
+MAX_HEADER = 1 << 14
+"""Bytes within which a header must end."""
+
 _KINDS = "fiub"  # floats, integers, booleans: what no code has to be run for
 
 
@@ -30,8 +32,8 @@ def read_npy(path: Path, mapped: bool = False) -> NDArray[Any]:
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
     with path.open("rb") as stream:
-        head = stream.read(_MAX_HEADER)
-        start, shape, fortran, dtype = _header(head)
+        head = stream.read(MAX_HEADER)
+        start, shape, fortran, dtype = header(head)
         size = stream.seek(0, io.SEEK_END)
         needed = start + math.prod(shape) * dtype.itemsize
         if size != needed:
@@ -46,7 +48,7 @@ def read_npy(path: Path, mapped: bool = False) -> NDArray[Any]:
 
 def parse_npy(content: NDArray[np.uint8]) -> NDArray[Any]:
     """The array that the bytes of a ``.npy`` file are, in the same memory; see ``read_npy``."""
-    start, shape, fortran, dtype = _header(content[:_MAX_HEADER].tobytes())
+    start, shape, fortran, dtype = header(content[:MAX_HEADER].tobytes())
     needed = start + math.prod(shape) * dtype.itemsize
     if len(content) != needed:
         raise ValueError(f"it has {len(content)} bytes, and its header needs {needed}")
@@ -60,8 +62,15 @@ def _view(
     return numbers.reshape(shape[::-1]).T if fortran else numbers.reshape(shape)
 
 
-def _header(head: bytes) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
-    """Where the numbers begin, their shape, whether the first index is the fastest, and their type."""
+def header(head: bytes) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
+    """Where the numbers begin, their shape, whether the first index is the fastest, and their type.
+
+    Args:
+        head: the file's first bytes.
+
+    Raises:
+        ValueError: see ``read_npy``.
+    """
     stream = io.BytesIO(head)
     try:
         version = np.lib.format.read_magic(stream)

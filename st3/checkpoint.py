@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from runtime import files, strict_json
 from runtime.data import Preprocessing, sha256_of
 from runtime.errors import UserError
 from st3.graph import export_graph, load_graph, save_graph
@@ -108,7 +109,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
         path = self.folder / WEIGHT_FILE
         try:
             return safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
+        except Exception as error:  # beside its own error its reader raises what torch and Python do
             raise UserError(f"{path} cannot be read ({error}); {_AGAIN}") from error
 
     def exported_program(self) -> ExportedProgram:
@@ -193,26 +194,35 @@ def load_checkpoint(folder: Path, verify: bool = True) -> Checkpoint:
     path = folder / INFO_FILE
     if not path.is_file():
         raise UserError(f"{folder} is no checkpoint: it has no {INFO_FILE}; `st3 train` makes one")
-    raw = path.read_bytes()
     try:
-        version = msgspec.json.decode(raw, type=_Version).schema_version
+        raw = strict_json.read_bounded(path)
+        version = strict_json.decode(raw, _Version).schema_version
         if version > SCHEMA_VERSION:
             raise UserError(
                 f"{path} has schema {version}, this version reads up to {SCHEMA_VERSION}; update st3 or train again"
             )
-        info = msgspec.json.decode(raw, type=CheckpointInfo)
-    except msgspec.MsgspecError as error:
+        info = strict_json.decode(raw, CheckpointInfo)
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {_AGAIN}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {_AGAIN}") from error
     for name in (WEIGHT_FILE, GRAPH_FILE):
         if name not in info.files:
             raise UserError(f"{path} does not list {name}; {_AGAIN}")
     for name, digest in info.files.items():
-        if Path(name).name != name:
-            raise UserError(f"{path} names a file outside the checkpoint: {name!r}; do not use it")
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing; {_AGAIN}")
-        if verify and sha256_of(folder / name) != digest:
-            raise UserError(f"{folder / name} differs from its digest in {path.name}; {_AGAIN}")
+        if Path(name).name != name or not name.isprintable() or name == "..":
+            raise UserError(f"{path} names a file outside the checkpoint: {name[:200]!r}; do not use it")
+        try:
+            size = (folder / name).lstat().st_size
+            files.compare(folder, name, size, digest if verify else None)
+        except files.NotPlainFileError as error:
+            raise UserError(f"{folder / name} {error.strerror}; {_AGAIN}") from error
+        except FileNotFoundError as error:
+            raise UserError(f"{folder / name} is missing; {_AGAIN}") from error
+        except OSError as error:
+            raise UserError(f"{folder / name} cannot be read ({error.strerror}); {_AGAIN}") from error
+        except ValueError as error:
+            raise UserError(f"{folder / name} differs from its digest in {path.name}; {_AGAIN}") from error
     return Checkpoint(folder=folder, info=info)
 
 

@@ -25,6 +25,7 @@ _COMMANDS = {
         "bench.explain.command:explain",
         "Explain an artifact's layer: its format, its bound, what would help.",
     ),
+    "export-triton": ("runtime.triton.command:export_triton", "Write a model repository for Triton."),
     "inspect": ("st3.cli:inspect_", "Show what a checkpoint or an artifact holds."),
 }
 """Command name to where it lives and its line in ``st3 --help``, which so needs no import of the stage."""

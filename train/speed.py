@@ -33,11 +33,14 @@ from train.trainer import Execution, Trainer
 RESNET50 = "resnet50-synthetic"
 _SHAPES = {"fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "tiny_imagenet": (3, 64, 64)}
 _IMAGENET = (3, 224, 224)
+_PICTURES = {"fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000}
+_IMAGENET_PICTURES = 1_281_167
 _SPARSITY = 0.9
 _STEPS = 1_000_000
 """Of the pretended run: the schedule is complete from half of it on, and every step here is of that part."""
 _FIRST = 600_000
 _WARM_UP = 5
+_PROFILED = 5
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -52,6 +55,10 @@ class Row(msgspec.Struct, frozen=True):
         images_per_s: median over the windows.
         spread_percent: half the distance of the quartiles of the window's times, of their median.
         overhead_percent: median over the rounds of the time against dense's in the same round; ``None`` for dense.
+        step_ms: median over the windows.
+        issue_ms: what the host needs to issue a step, median over the windows; where it is as long as the step, the
+            host is what holds a GPU up, and where it is short, the GPU's own work.
+        run_hours: of the recipe's epochs and fine-tuning at this speed, without evaluation and loading of pictures.
         windows_s: seconds per step, one number per round.
         device: its name.
         commit: of this code.
@@ -66,6 +73,9 @@ class Row(msgspec.Struct, frozen=True):
     images_per_s: float
     spread_percent: float
     overhead_percent: float | None
+    step_ms: float
+    issue_ms: float
+    run_hours: float
     windows_s: tuple[float, ...]
     device: str
     commit: str
@@ -81,41 +91,52 @@ class Bench(msgspec.Struct, frozen=True):
     device: torch.device
     rounds: int
     window_s: float
+    profile: bool = False
 
 
 def measure(bench: Bench, mode: str, methods: tuple[str, ...]) -> list[Row]:
     """One row per method, after dense, which comes twice."""
-    contenders = [("dense", _stepper(bench, mode, "dense")), ("dense again", _stepper(bench, mode, "dense"))]
-    contenders += [(method, _stepper(bench, mode, method)) for method in methods if method != "dense"]
-    steps = _steps_per_window(bench, contenders[0][1])
-    times: list[list[float]] = [[] for _ in contenders]
+    names = ("dense", "dense again", *(method for method in methods if method != "dense"))
+    steppers = [_stepper(bench, mode, name.removesuffix(" again")) for name in names]
+    steps = _steps_per_window(bench, steppers[0])
+    times: list[list[tuple[float, float]]] = [[] for _ in names]
     for turn in range(bench.rounds):
-        order = range(len(contenders)) if turn % 2 == 0 else reversed(range(len(contenders)))
+        order = range(len(names)) if turn % 2 == 0 else reversed(range(len(names)))
         for index in order:
-            times[index].append(_time(bench.device, contenders[index][1], steps))
-    dense = times[0]
-    rows = []
-    for (method, _), own in zip(contenders, times, strict=True):
-        ratios = [mine / theirs for mine, theirs in zip(own, dense, strict=True)]
-        middle = statistics.median(own)
-        low, _, high = statistics.quantiles(own, n=4) if len(own) > 1 else (middle, middle, middle)
-        rows.append(
-            Row(
-                recipe=bench.name,
-                method=method,
-                mode=mode,
-                batch_size=bench.recipe.batch_size,
-                precision=bench.precision,
-                images_per_s=bench.recipe.batch_size / middle,
-                spread_percent=100 * (high - low) / 2 / middle,
-                overhead_percent=None if own is dense else 100 * (statistics.median(ratios) - 1),
-                windows_s=tuple(own),
-                device=torch.cuda.get_device_name() if bench.device.type == "cuda" else "cpu",
-                commit=commit(),
-                versions=versions(),
-            )
-        )
-    return rows
+            times[index].append(_time(bench.device, steppers[index], steps))
+    if bench.profile:
+        for name, step in zip(names, steppers, strict=True):
+            click.echo(f"{mode} {name}, {_PROFILED} steps\n{_profile(bench.device, step)}", err=True)
+    dense = [whole for whole, _ in times[0]]
+    return [
+        _row(bench, mode, name, own, None if own is times[0] else dense) for name, own in zip(names, times, strict=True)
+    ]
+
+
+def _row(bench: Bench, mode: str, name: str, own: list[tuple[float, float]], dense: list[float] | None) -> Row:
+    """``own`` are seconds per step and those until it was issued; ``dense`` seconds per step in the same rounds."""
+    recipe, windows = bench.recipe, [whole for whole, _ in own]
+    middle = statistics.median(windows)
+    low, _, high = statistics.quantiles(windows, n=4) if len(windows) > 1 else (middle, middle, middle)
+    ratios = [mine / theirs for mine, theirs in zip(windows, dense, strict=True)] if dense else []
+    pictures = (recipe.epochs + recipe.finetune_epochs) * _PICTURES.get(recipe.data, _IMAGENET_PICTURES)
+    return Row(
+        recipe=bench.name,
+        method=name,
+        mode=mode,
+        batch_size=recipe.batch_size,
+        precision=bench.precision,
+        images_per_s=recipe.batch_size / middle,
+        spread_percent=100 * (high - low) / 2 / middle,
+        overhead_percent=100 * (statistics.median(ratios) - 1) if dense else None,
+        step_ms=1e3 * middle,
+        issue_ms=1e3 * statistics.median(issued for _, issued in own),
+        run_hours=pictures / recipe.batch_size * middle / 3600,
+        windows_s=tuple(windows),
+        device=torch.cuda.get_device_name() if bench.device.type == "cuda" else "cpu",
+        commit=commit(),
+        versions=versions(),
+    )
 
 
 def _stepper(bench: Bench, mode: str, method: str) -> Callable[[], None]:
@@ -147,18 +168,36 @@ def _noise(bench: Bench) -> tuple[Tensor, Tensor]:
 
 
 def _steps_per_window(bench: Bench, step: Callable[[], None]) -> int:
-    seconds = _time(bench.device, step, 3)
+    seconds, _ = _time(bench.device, step, 3)
     return max(2, round(bench.window_s / seconds))
 
 
-def _time(device: torch.device, step: Callable[[], None], count: int) -> float:
-    """Seconds per step."""
+def _time(device: torch.device, step: Callable[[], None], count: int) -> tuple[float, float]:
+    """Seconds per step until the device is done, and until the host has issued it."""
     _wait(device)
     start = time.perf_counter()
     for _ in range(count):
         step()
+    issued = time.perf_counter()
     _wait(device)
-    return (time.perf_counter() - start) / count
+    return (time.perf_counter() - start) / count, (issued - start) / count
+
+
+def _profile(device: torch.device, step: Callable[[], None]) -> str:
+    """Which kernels (on a CPU, which operators) the time of some steps goes to, the longest first, and how many run."""
+    from torch.profiler import ProfilerActivity, profile
+
+    gpu = device.type == "cuda"
+    _wait(device)
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as seen:
+        for _ in range(_PROFILED):
+            step()
+        _wait(device)
+    averages = seen.key_averages()
+    kernels = sum(each.count for each in averages if each.device_type.name == "CUDA")
+    order = "self_cuda_time_total" if gpu else "self_cpu_time_total"
+    table: str = averages.table(sort_by=order, row_limit=25, max_name_column_width=60)
+    return f"{table}\n{kernels / _PROFILED:.0f} kernels a step" if gpu else table
 
 
 def _wait(device: torch.device) -> None:
@@ -176,6 +215,7 @@ def _wait(device: torch.device) -> None:
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
 @click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Windows of each method.")
 @click.option("--window", type=float, default=1.0, show_default=True, help="Seconds of a window, about.")
+@click.option("--profile", is_flag=True, help="Tell on stderr which kernels the time goes to.")
 @click.option("--out", type=click.Path(path_type=Path), help="Append the rows, one line of JSON each.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows, one line of JSON each.")
 def main(
@@ -188,6 +228,7 @@ def main(
     threads: int | None,
     rounds: int,
     window: float,
+    profile: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -200,7 +241,7 @@ def main(
     size = batch_size or (256 if recipe == RESNET50 else found.batch_size)
     found = msgspec.structs.replace(found, batch_size=size)
     half = "bf16" if where.type == "cuda" else "fp32"
-    bench = Bench(recipe, found, resolve(precision or half, half, where), where, rounds, window)
+    bench = Bench(recipe, found, resolve(precision or half, half, where), where, rounds, window, profile)
     for mode in modes.split(","):
         if mode not in ("eager", "compiled", "graph"):
             raise UserError(f"unknown mode {mode!r}; choose of eager, compiled, graph")
@@ -218,7 +259,8 @@ def main(
 def _tell(row: Row) -> str:
     overhead = "" if row.overhead_percent is None else f"  {row.overhead_percent:+.1f} % against dense"
     speed = f"{row.images_per_s:9.1f} images/s +-{row.spread_percent:.1f} %"
-    return f"{row.recipe} {row.mode:9} {row.method:12} {speed}{overhead}"
+    step = f"step {row.step_ms:.2f} ms, issued in {row.issue_ms:.2f}, run {row.run_hours:.2f} h"
+    return f"{row.recipe} {row.mode:9} {row.method:12} {speed}  {step}{overhead}"
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def _blocks(case: Case) -> str | None:
     if case.layer.format not in ("offset_stream", "pair_stream") or case.layer.weight_shape[0] < 4:
         return None
     return (
-        "zeros in blocks of 4 output channels (--pattern 1x4): four channels then share each load (block_stream); "
+        "blocks of 4 channels (--pattern 1x4): four output channels then share each load (block_stream); "
         "`st3 doctor` times it beside this format"
     )
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 import msgspec
 
+_WIDTH = 130
+
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
@@ -32,7 +34,8 @@ def explain(artifact: Path, layer: str | None, threads: int | None, measure: boo
     if as_json:
         click.echo(msgspec.json.encode(answer).decode())
         return
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    # a file or a pipe has no width, and many a window too little: a long line is better than a cell cut off
+    console = Console(width=max(Console().width, _WIDTH) if sys.stdout.isatty() else 160)
     if layer is None:
         console.print(all_layers(answer), highlight=False)
         if any(found.shares_step_with for found in answer.layers):
@@ -41,4 +44,4 @@ def explain(artifact: Path, layer: str | None, threads: int | None, measure: boo
     else:
         console.print(one_layer(answer, answer.layers[0]), highlight=False)
     for note in answer.notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(note, markup=False, highlight=False, soft_wrap=True)

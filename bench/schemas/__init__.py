@@ -62,7 +62,7 @@ def _schema(described: Any, title: str) -> dict[str, Any]:
 def _plain(part: Any) -> Any:
     if isinstance(part, dict):
         return {key: " ".join(value.split()) if _is_text(key, value) else _plain(value) for key, value in part.items()}
-    return [_plain(value) for value in part] if isinstance(part, list) else part
+    return [_plain(value) for value in part] if isinstance(part, list | tuple) else part
 
 
 def _is_text(key: str, value: object) -> bool:

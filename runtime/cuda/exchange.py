@@ -26,7 +26,7 @@ def device_input(engine: Engine, inputs: Mapping[str, DLPack], device: torch.dev
     if set(inputs) != {spec.name}:
         raise UserError(f"this artifact takes one input named {spec.name!r}, got {sorted(map(str, inputs))}")
     tensor = _tensor(inputs[spec.name], f"input {spec.name!r}", device)
-    engine.check_fit(tensor.shape, str(tensor.dtype).removeprefix("torch."))
+    engine.refuse_unfit(tensor.shape, str(tensor.dtype).removeprefix("torch."))
     return tensor
 
 

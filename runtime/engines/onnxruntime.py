@@ -30,12 +30,17 @@ class OnnxRuntimeEngine(Engine):
         """Bound to the arrays, so that the session reads the one and writes the other in place."""
         manifest = self.artifact.manifest
         binding = self._session.io_binding()
-        for bind, name, array in (
-            (binding.bind_input, manifest.input.name, given),
-            (binding.bind_output, manifest.output.name, result),
-        ):
-            bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        try:
+            for bind, name, array in (
+                (binding.bind_input, manifest.input.name, given),
+                (binding.bind_output, manifest.output.name, result),
+            ):
+                bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime raises a class of its own for each status code
+            raise ArtifactError(
+                f"ONNX Runtime cannot run {self.artifact.payload / 'model.onnx'} as its manifest describes it: {error}"
+            ) from error
 
 
 def load(artifact: Artifact, threads: int) -> Engine:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,9 @@ import click
 import msgspec
 
 from runtime.errors import UserError
+from runtime.names import named
 from runtime.serve.settings import Settings
-from runtime.trust import DIGEST_VARIABLE, SIGNATURE_VARIABLE, trust_from
+from runtime.trust import demand_everywhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,10 +87,7 @@ def serve(
         raise UserError(f"st3 serve needs {' and '.join(missing)}, which the extra has: pip install 'st3[serve]'")
     from runtime.serve.server import serve as run
 
-    trust_from(require_digest, require_signature)
-    # the workers load, and inherit what is demanded
-    demands = {DIGEST_VARIABLE: require_digest, SIGNATURE_VARIABLE: require_signature}
-    os.environ.update({variable: str(value) for variable, value in demands.items() if value is not None})
+    demand_everywhere(require_digest, require_signature)  # the workers load, and inherit it
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
     def started(host: str, port: int, models: Models) -> None:
@@ -103,13 +100,3 @@ def serve(
             click.echo(f"serving {', '.join(names)} at {url}/v2 (metrics: {url}/metrics)", err=True)
 
     asyncio.run(run([named(text) for text in artifacts], Settings(**options), started))
-
-
-def named(text: str) -> tuple[str | None, Path]:
-    """``NAME=PATH``, or a path alone, which may hold an equals sign if it exists."""
-    name, equals, path = text.partition("=")
-    if not equals or Path(text).exists():
-        return None, Path(text)
-    if not name or "/" in name:
-        raise UserError(f"{text!r} is neither a folder nor NAME=FOLDER")
-    return name, Path(path)

@@ -6,7 +6,7 @@ extension of it (``Inference-Header-Content-Length``: the length of the JSON tha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -68,9 +68,13 @@ class InferRequest(msgspec.Struct, frozen=True):
     binary: bool
 
 
+# an integer without bounds may be too long to be printed in the line that refuses it
+_Length = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _Tensor(msgspec.Struct):
     name: str
-    shape: list[int]
+    shape: list[_Length]
     datatype: str
     parameters: dict[str, Any] = {}
     data: msgspec.Raw = msgspec.Raw()
@@ -151,7 +155,7 @@ def read_request(signature: Signature, body: bytes, header: str | None) -> Infer
         rows = _from_json(signature, tensor)
     else:
         if type(size) is not int or size != len(rest):
-            raise RequestError(400, f"binary_data_size is {size!r}, but {len(rest)} bytes follow the JSON")
+            raise RequestError(400, f"binary_data_size must be {len(rest)}: so many bytes follow the JSON")
         if tensor.data:
             raise RequestError(400, f"input {tensor.name!r} has both data and binary_data_size; send one of them")
         rows = _from_bytes(signature, rest, tensor.shape)

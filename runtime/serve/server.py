@@ -114,18 +114,40 @@ def _quiet_logger() -> logging.Logger:
 
 @final
 class _Front:
-    """Makes a protocol for each connection: HTTP, or one that says that there are too many."""
+    """Makes a protocol for each connection: HTTP, or one that says that there are too many.
+
+    It counts by itself: many connections are accepted before aiohttp hears of the first.
+    """
 
     def __init__(self, http: web.Server, most: int, metrics: Metrics) -> None:
+        self.open = 0
         self._http, self._most, self._metrics = http, most, metrics
-        metrics.count_connections(lambda: len(http.connections))
+        metrics.count_connections(lambda: self.open)
 
     def connect(self) -> asyncio.Protocol:
-        if len(self._http.connections) < self._most:
-            protocol: asyncio.Protocol = self._http()
-            return protocol
+        if self.open < self._most:
+            self.open += 1
+            return _Counted(self._http(), self)
         self._metrics.refused()
         return _TooMany()
+
+
+@final
+class _Counted(asyncio.Protocol):
+    """Passes everything on to aiohttp's protocol, and counts the end."""
+
+    def __init__(self, inner: asyncio.Protocol, front: _Front) -> None:
+        self._front = front
+        self._inner = inner
+        self.connection_made = inner.connection_made  # type: ignore[method-assign]
+        self.data_received = inner.data_received  # type: ignore[method-assign]
+        self.eof_received = inner.eof_received  # type: ignore[method-assign]
+        self.pause_writing = inner.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._front.open -= 1
+        self._inner.connection_lost(exc)
 
 
 @final

@@ -148,9 +148,11 @@ def test_calibration_error_by_hand() -> None:
     # 0.7 is right once in two, 0.95 always: half of the pictures are off by 0.2, half by 0.05
     error = expected_calibration_error(np.array([0.7, 0.7, 0.95, 0.95]), np.array([True, False, True, True]))
     assert error == pytest.approx(0.5 * 0.2 + 0.5 * 0.05)
-    # bins are closed above: 1/15 and 2/15 are in different ones, whose errors do not cancel
-    edges = np.array([1.0 / 15, 2.0 / 15])
-    assert expected_calibration_error(edges, np.array([True, False])) == pytest.approx((14 / 15 + 2 / 15) / 2)
+    # bins are closed above: 1/15 shares one with 0.04, so that their errors cancel, and not with 0.1
+    edges = np.array([1.0 / 15, 0.04])
+    assert expected_calibration_error(edges, np.array([False, True])) == pytest.approx((1 - 1 / 15 - 0.04) / 2)
+    edges = np.array([1.0 / 15, 0.1])
+    assert expected_calibration_error(edges, np.array([False, True])) == pytest.approx((1 / 15 + 0.9) / 2)
     # softmax of (log 3, 0) is 3/4
     logits = [[float(np.log(3)), 0.0]] * 4
     assert scored("calibration_error", logits, [0, 0, 0, 1]) == pytest.approx(0, abs=1e-6)

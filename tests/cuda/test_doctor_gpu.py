@@ -28,6 +28,7 @@ def test_sparse_formats_are_compared_with_dense_of_the_same_layer() -> None:
     assert told == sorted(told)
     assert {one.us for one in found.dense} == {20.0}
     by_form = {(one.layer, one.form, one.weights): one for one in found.curves}
+    assert "dense" not in {one.form for one in found.curves}
     three = Layer(3).title
     assert by_form[three, "semi_structured", TWO_OF_FOUR].break_even == {"dense": None}  # 71 us
     csr = by_form[three, "csr", UNSTRUCTURED]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st3.thresholds import Segments, quantile, quantiles, sigma, top_mask
+from st3.thresholds import Segments, _select_by_digits, _select_on_cpu, quantile, quantiles, sigma, top_mask
 
 
 @settings(max_examples=60, deadline=None)
@@ -67,6 +67,16 @@ def test_tiny_and_equal_values() -> None:
     values = torch.tensor([1e-42, 2e-42, 3e-42])
     assert quantile(values, 0.5).item() == values[1].item()
     assert quantile(torch.full((9,), 0.3), 0.77).item() == torch.tensor(0.3).item()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1e-42, 0.25, 2.0, math.inf, math.nan]), min_size=1, max_size=12), st.floats(0, 1))
+def test_digits_and_partition_select_the_same(values: list[float], fraction: float) -> None:
+    for keys in (torch.tensor(values).view(torch.int32), torch.rand(3000).view(torch.int32)):
+        rank = torch.tensor([int(fraction * (len(keys) - 1))], dtype=torch.int32)
+        digits, partition = _select_by_digits(keys, rank), _select_on_cpu(keys, rank)
+        assert [one.tolist() for one in digits] == [one.tolist() for one in partition]
+        assert [one.dtype for one in digits] == [one.dtype for one in partition]
 
 
 def test_top_mask_keeps_the_first_of_equal_scores() -> None:

@@ -28,7 +28,7 @@ function drawComparison(pairs) {
     },
   }], layout(
     logAxis("B as fast as A", [1 / (1 + resolution), 1 + resolution, ...pairs.flatMap((pair) => [pair.ratio_low, pair.ratio_high])], { ticksuffix: "×" }),
-    { tickvals: positions, ticktext: pairs.map((pair) => plain(cut(name(pair)))), range: [pairs.length - 0.4, -0.6], automargin: true, ticks: "", fixedrange: true, gridcolor: token("--grid"), zeroline: false },
+    { tickvals: positions, ticktext: pairs.map((pair) => plain(cut(name(pair)))), range: [pairs.length - 0.4, -0.6], automargin: true, ticks: "outside", ticklen: 5, tickcolor: "rgba(0,0,0,0)", fixedrange: true, gridcolor: token("--grid"), zeroline: false },
     { shapes, height }));
   place.setAttribute("aria-label", "How many times as fast B is: " + pairs.map((pair) => `${name(pair)} ${pair.ratio.toFixed(2)}`).join("; "));
 }

@@ -32,7 +32,7 @@ function waterfall(layers) {
     });
     level -= saved;
   }
-  return [...bars, { name: "sparse", base: 0, length: sparse, color: token("--accent"), text: `${ms(sparse)} ms`, hint: `sparse: ${ms(sparse)} ms` }];
+  return [...bars, { name: "sparse", base: 0, length: sparse, color: token("--better"), text: `${ms(sparse)} ms`, hint: `sparse: ${ms(sparse)} ms` }];
 }
 
 function sparseAlone(layers) {
@@ -54,8 +54,8 @@ function drawBars(bars) {
     textfont: { color: token("--soft"), size: 12 }, customdata: bars.map((bar) => bar.hint), hovertemplate: "%{customdata}<extra></extra>",
     constraintext: "none",
   }], layout(
-    axis("Milliseconds of a batch", { rangemode: "tozero", nticks: narrow() ? 5 : 10, range: [0, 1.12 * Math.max(...bars.map((bar) => bar.base + bar.length))] }),
-    { tickvals: positions, ticktext: bars.map((bar) => plain(cut(bar.name))), range: [bars.length - 0.4, -0.6], automargin: true, ticks: "", fixedrange: true, gridcolor: "rgba(0,0,0,0)", zeroline: false },
+    axis("Milliseconds of a batch", { rangemode: "tozero", nticks: narrow() ? 5 : 10, range: [0, (narrow() ? 1.3 : 1.12) * Math.max(...bars.map((bar) => bar.base + bar.length))] }),
+    { tickvals: positions, ticktext: bars.map((bar) => plain(cut(bar.name))), range: [bars.length - 0.4, -0.6], automargin: true, ticks: "outside", ticklen: 5, tickcolor: "rgba(0,0,0,0)", fixedrange: true, gridcolor: "rgba(0,0,0,0)", zeroline: false },
     { height, bargap: 0.3 }));
   place.setAttribute("aria-label", "Milliseconds by layer: " + bars.map((bar) => `${bar.name} ${bar.text}`).join("; "));
 }

@@ -28,6 +28,10 @@ function plot(id, traces, made) {
 function redrawWith(draw) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   matchMedia("(max-width: 640px)").addEventListener("change", draw);
-  addEventListener("beforeprint", () => { root.classList.add("printing"); draw(); });
+  addEventListener("beforeprint", () => {
+    root.classList.add("printing");
+    for (const part of document.querySelectorAll("details.paper-open")) part.open = true;
+    draw();
+  });
   addEventListener("afterprint", () => { root.classList.remove("printing"); draw(); });
 }
