@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from click.testing import CliRunner
+from train_toy import write_short_evaluation
 
 from runtime.errors import UserError
 from train import sweep_run
@@ -281,6 +282,7 @@ def test_mistakes_are_named(more: list[str], message: str, tmp_path: Path) -> No
 
 
 def test_real_runs_are_done_once_and_not_mixed_with_others(tmp_path: Path) -> None:
+    write_short_evaluation(tmp_path / "evaluation")
     training = ["--", "--max-steps", "2"]
     first = CliRunner().invoke(sweep, arguments(tmp_path, "--json", *training), catch_exceptions=False)
     assert first.exit_code == 0, first.output

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from train_toy import write_short_evaluation
 
-from runtime.data import write_evaluation_set
 from runtime.errors import UserError
 from st3.checkpoint import load_checkpoint
 from train.command import train
-from train.data.fashion_mnist import CLASSES, load
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "data/fashion-mnist"
@@ -25,11 +24,8 @@ DATA = ROOT / "data/fashion-mnist"
 
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 500 test pictures: a short evaluation."""
     folder = tmp_path_factory.mktemp("evaluation")
-    dataset = load(DATA)
-    images, labels = dataset.evaluation()
-    write_evaluation_set(folder, dataset.name, images[:500], labels[:500], dataset.preprocessing, CLASSES)
+    write_short_evaluation(folder)
     return folder
 
 
