@@ -27,12 +27,14 @@ DONE = $(NAMES:%=$(CHECKPOINTS)/%/checkpoint.json)
 TRAIN = $(ST3) train $(RECIPE) --out $(@D) --evaluation $(OUT)/evaluation --device $(DEVICE) --threads $(THREADS) --resume
 ON_GPU = $(filter cuda,$(DEVICE))
 # threads say nothing of a GPU
+# an artifact for a GPU takes seconds to load
+BENCH_LAUNCHES = $(if $(ON_GPU),--launches 3)
 BENCH_THREADS = --threads 1 $(if $(ON_GPU),,$(if $(filter-out 1,$(THREADS)),--threads $(THREADS)))
 COMPILE = $(if $(ON_GPU),--target cuda --dtype $(DTYPE))
 
 .DELETE_ON_ERROR:
-.PHONY: all setup train compile bench report bench-cpu $(NETWORKS:%=bench-cpu-%) bench-methods bench-training bench-gpu check test
-.PHONY: test-native clean
+.PHONY: all setup train compile bench report bench-cpu $(NETWORKS:%=bench-cpu-%) bench-methods bench-training bench-gpu check tables test
+.PHONY: test-native wheel clean
 # one training run, compilation or measurement at a time, whatever -j says: they use all cores themselves
 .NOTPARALLEL:
 
@@ -65,7 +67,8 @@ $(OUT)/artifacts/checked: $(DONE)
 	$(ST3) check $(OUT)/artifacts
 	@touch $@
 
-MEASURE = $(ST3) bench $(OUT)/artifacts --evaluation $(OUT)/evaluation $(BENCH_THREADS) --out $(OUT)/measurements.jsonl
+MEASURE = $(ST3) bench $(OUT)/artifacts --evaluation $(OUT)/evaluation $(BENCH_THREADS) $(BENCH_LAUNCHES) \
+  --out $(OUT)/measurements.jsonl
 
 $(OUT)/measurements.jsonl: $(OUT)/artifacts/checked
 	$(MEASURE) >/dev/null
@@ -125,6 +128,11 @@ check: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python -m bench.published README.md --check
+
+# README's result tables, from bench/results
+tables: | $(VENV)/ready
+	$(VENV)/bin/python -m bench.published README.md
 
 test: $(VENV)/ready
 	$(VENV)/bin/pytest -n 2 --dist worksteal
@@ -132,6 +140,11 @@ test: $(VENV)/ready
 # the generated code under AddressSanitizer, UBSan and ThreadSanitizer, and on an emulated aarch64: some minutes
 test-native: $(VENV)/ready
 	$(VENV)/bin/pytest -n 2 --dist worksteal tests/native -m "exhaustive or not exhaustive"
+
+# dist/st3-*.whl, and dist/st3_runtime-*.whl with the runtime alone
+wheel: $(VENV)/ready
+	$(VENV)/bin/python -m hatchling build -t wheel
+	cd packaging/st3-runtime && $(abspath $(VENV))/bin/python -m hatchling build -t wheel -d $(CURDIR)/dist
 
 clean:
 	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SWING_MAX = 0.2
 RESOLUTION_MAX = 0.05
 LOAD_PER_CPU_MAX = 0.5
+OTHERS_MAX = 0.2
 
 
 def cautions(session: Measurements, rows: Sequence[Row]) -> Iterator[str]:
@@ -34,6 +35,8 @@ def cautions(session: Measurements, rows: Sequence[Row]) -> Iterator[str]:
             "The latency of a GPU's artifact is the GPU's own time of one CUDA graph on a batch in its memory, with a "
             "warm cache; the metrics latency_cold and latency_call have an emptied cache, and the transfers."
         )
+    yield from _disturbed(session)
+    yield from _missing(session)
     names = {record.digest: f"{checkpoint_name(record)} with {record.backend}" for record in session.artifacts}
     for m in session.measurements:
         if m.metric == "latency" and m.failure is None:
@@ -42,12 +45,31 @@ def cautions(session: Measurements, rows: Sequence[Row]) -> Iterator[str]:
         yield from _unresolved([row for row in rows if (row.batch_size, row.threads) == (batch_size, threads)])
 
 
+def _disturbed(session: Measurements) -> Iterator[str]:
+    """One sentence per condition whose launches shared the processor with others."""
+    conditions = dict.fromkeys((s.batch_size, s.threads) for s in session.surroundings)
+    for batch_size, threads in conditions:
+        here = [s for s in session.surroundings if (s.batch_size, s.threads) == (batch_size, threads)]
+        for what, most in (
+            ("other processes kept", max((s.others_cpus or 0 for s in here), default=0)),
+            ("the hypervisor took", max((s.steal_cpus or 0 for s in here), default=0)),
+        ):
+            if most > OTHERS_MAX:
+                yield f"At batch {batch_size}, threads {threads} {what} up to {most:.1f} CPUs while it was measured."
+
+
+def _missing(session: Measurements) -> Iterator[str]:
+    """What could not be measured, each reason once."""
+    for metric, reason in dict.fromkeys((missing.metric, missing.reason) for missing in session.missing):
+        yield f"{metric.replace('_', ' ').capitalize()} was not measured: {reason}."
+
+
 def _unsteady(m: Measurement, name: str) -> Iterator[str]:
     where = f"at batch {m.batch_size}, threads {m.threads}"
     if not m.stable:
         yield f"The warm-up of {name} {where} did not come to rest within its limit."
     # the control alone speaks for the machine: it would be said once per artifact otherwise
-    if m.control:
+    if m.control == 1:
         medians = [percentile(turn, 0.5) for turn in m.samples]
         swing = percentile(medians, 0.9) / percentile(medians, 0.1) - 1
         if swing > SWING_MAX:

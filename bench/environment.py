@@ -70,7 +70,7 @@ def describe() -> Environment:
     """Look at this machine now."""
     return Environment(
         started=now(),
-        machine=_machine(),
+        machine=describe_machine(),
         operating_system=_operating_system(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         packages=_versions(),
@@ -128,7 +128,8 @@ def usable_cpus() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0))) if sys.platform == "linux" else tuple(range(os.cpu_count() or 1))
 
 
-def _machine() -> Machine:
+def describe_machine() -> Machine:
+    """The processor and the memory, without a look at packages, commit and GPUs."""
     info = _first_fields(Path("/proc/cpuinfo"))
     memory = _first_fields(Path("/proc/meminfo")).get("MemTotal", "0 kB")
     flags = cpu_flags()
@@ -137,10 +138,10 @@ def _machine() -> Machine:
         architecture=platform.machine(),
         logical_cpus=os.cpu_count() or 0,
         usable_cpus=len(usable_cpus()),
-        threads_per_core=_count(_read(_CPU / "topology/thread_siblings_list")),
+        threads_per_core=count_cpus(read_text(_CPU / "topology/thread_siblings_list")),
         caches=_caches(),
         memory_bytes=int(memory.split()[0]) * 1024,
-        governor=_read(_CPU / "cpufreq/scaling_governor") or "unknown",
+        governor=read_text(_CPU / "cpufreq/scaling_governor") or "unknown",
         virtualised="hypervisor" in flags,
         cpu_flags=tuple(sorted(flags)),
     )
@@ -149,7 +150,7 @@ def _machine() -> Machine:
 def _caches() -> dict[str, str]:
     caches = {}
     for index in sorted(_CPU.glob("cache/index*")):
-        level, kind, size = (_read(index / name) for name in ("level", "type", "size"))
+        level, kind, size = (read_text(index / name) for name in ("level", "type", "size"))
         if level and size:
             suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
             caches[f"L{level}{suffix}"] = size
@@ -158,7 +159,7 @@ def _caches() -> dict[str, str]:
 
 def _operating_system() -> str:
     release = {}
-    for line in _read(Path("/etc/os-release")).splitlines():
+    for line in read_text(Path("/etc/os-release")).splitlines():
         key, _, value = line.partition("=")
         release[key] = value.strip('"')
     name = release.get("PRETTY_NAME", platform.system())
@@ -194,23 +195,27 @@ def _git(folder: Path, *arguments: str) -> str:
 def _first_fields(path: Path) -> dict[str, str]:
     """``key: value`` lines; of a repeated key the first."""
     fields: dict[str, str] = {}
-    for line in _read(path).splitlines():
+    for line in read_text(path).splitlines():
         key, colon, value = line.partition(":")
         if colon:
             fields.setdefault(key.strip(), value.strip())
     return fields
 
 
-def _count(cpu_list: str) -> int:
-    """The number of CPUs in a kernel list such as ``0-1,4``; 0 where it is empty."""
+def count_cpus(cpu_list: str) -> int:
+    """The number of CPUs in a kernel list such as ``0-1,4``; 0 where it is empty or no such list."""
     total = 0
     for part in filter(None, cpu_list.split(",")):
         first, _, last = part.partition("-")
-        total += int(last or first) - int(first) + 1
+        try:
+            total += int(last or first) - int(first) + 1
+        except ValueError:
+            return 0
     return total
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The content of a small file of the system's; empty where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

@@ -48,9 +48,3 @@ def median_interval(samples: Sequence[float]) -> Estimate:
         k += 1
     rank = max(k, 1)
     return Estimate(value=statistics.median(ordered), low=ordered[rank - 1], high=ordered[n - rank])
-
-
-def ratio(numerator: Sequence[Sequence[float]], denominator: Sequence[Sequence[float]]) -> Estimate:
-    """Median over rounds of the ratio of the two medians of the same round, with its interval."""
-    pairs = zip(numerator, denominator, strict=False)  # a worker that failed has fewer rounds
-    return median_interval([statistics.median(above) / statistics.median(below) for above, below in pairs])

@@ -1,38 +1,41 @@
-"""``measurements.jsonl``: the records of one session, one per line, written as they are made and read back checked.
+"""``measurements.jsonl``: the records of one session, one per line. ``bench.measurement_file`` writes and reads them.
 
 The first line is the ``session``; then come ``artifact`` and ``measurement`` records, ``refusal`` records for what
-could not be opened, and last an ``end``, which a killed session lacks. ``step`` and ``peak`` records are there where
-the steps of a network were timed. The file holds all that a report needs.
+could not be opened, and last an ``end``, which a killed session lacks. The other records are there where what they say
+was measured. While a session runs, its timings are ``round`` records, one line per round, so that a killed bench has
+lost no finished round; whoever reads them gets measurements. The file holds all that a report needs.
 """
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Literal, TypeAlias, final
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from bench.environment import Environment, Gpu
 from runtime.artifact import LayerEntry, Lineage, Target
-from runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 Operand: TypeAlias = Literal["registers", "L1", "L2"]
+Place: TypeAlias = Literal["L1", "L2", "DRAM"]
+Scenario: TypeAlias = Literal["single-stream", "offline", "server"]
 
-SCHEMA_VERSION = 3
-"""2: the batch sizes of an artifact's target. 3: GPUs, and what is proven of an artifact's layers on them."""
+SCHEMA_VERSION = 4
+"""2: the batch sizes of an artifact's target. 3: GPUs, and what is proven of an artifact's layers on them.
+
+4: launches and rounds, scenarios, bandwidths, the harness, the machine around each launch, what could not be measured.
+"""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The protocol's numbers. A turn is one artifact's part of a round; times are in seconds.
 
-    ``rounds`` of ``turn_s`` each give every artifact about ``rounds * turn_s`` seconds in each condition.
+    ``rounds`` of ``turn_s`` each give every artifact about ``rounds * turn_s`` seconds in each condition. They are
+    shared among ``launches``: in each, every artifact has a new process (1: sessions before schema 4). The server is
+    asked either for the highest rate whose p99 is within ``server_bound_ms``, or for ``server_rate_per_s``.
     """
 
     rounds: int = 50
+    launches: int = 1
     turn_s: float = 0.04
     calls_per_turn_max: int = 250
     settle_fraction: float = 0.1
@@ -40,6 +43,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm_limit_s: float = 1.0
     warm_tolerance: float = 0.05
     seed: int = 0
+    scenarios: tuple[Scenario, ...] = ("single-stream",)
+    server_bound_ms: float | None = None
+    server_rate_per_s: float | None = None
 
 
 class Session(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="session"):
@@ -57,6 +63,8 @@ class ArtifactRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     """One artifact, as its manifest describes it. MACs are per picture.
 
     ``digest`` is the manifest's; where another engine than the artifact's own runs it, ``ENGINE:`` stands before it.
+    A ``yardstick`` is an ONNX
+    file that the user put beside the artifacts; its MACs are 0 where the file does not tell them.
     """
 
     digest: str
@@ -69,13 +77,16 @@ class ArtifactRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     size_bytes: int
     macs_dense: int
     macs_nonzero: int
+    yardstick: bool = False
 
 
 class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="measurement"):
     """Raw samples of one metric: one inner list per round, or one list for a metric that is sampled once.
 
-    ``control`` marks the second worker that ran the same artifact as another one (the A/A pair). ``stable`` says
-    whether the warm-up came to rest. ``failure`` says why the samples stop early or are missing.
+    ``control`` is 0 for the artifact itself, and the number of the worker that ran the same artifact as another one (an
+    A/A pair); before schema 4 it was ``true`` for the only one. ``launches`` has the number of the process of each
+    round; empty where all came from one. ``stable`` says whether the warm-up came to rest in all of them. ``failure``
+    says why the samples stop early or are missing.
     """
 
     artifact: str
@@ -85,9 +96,102 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     threads: int
     samples: tuple[tuple[float, ...], ...]
     cpus: tuple[int, ...] = ()
-    control: bool = False
+    control: int | bool = 0
     stable: bool = True
     failure: str | None = None
+    launches: tuple[int, ...] = ()
+
+    @property
+    def by_launch(self) -> tuple[tuple[tuple[float, ...], ...], ...]:
+        """The rounds of each process, in order."""
+        numbers = self.launches or (0,) * len(self.samples)
+        rounds: dict[int, list[tuple[float, ...]]] = {}
+        for number, turn in zip(numbers, self.samples, strict=True):
+            rounds.setdefault(number, []).append(turn)
+        return tuple(tuple(turns) for turns in rounds.values())
+
+
+class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What one worker gave in one round; the fields are those of ``Measurement``."""
+
+    artifact: str
+    metric: str
+    unit: str
+    samples: tuple[float, ...] = ()
+    control: int = 0
+    stable: bool = True
+    failure: str | None = None
+
+
+class Round(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="round"):
+    """One finished round of a condition, written at once; a finished file has measurements instead."""
+
+    batch_size: int
+    threads: int
+    launch: int
+    cpus: tuple[int, ...]
+    turns: tuple[Turn, ...]
+
+
+class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="served"):
+    """One trial of the server scenario: single pictures that arrive at random, and how long each waited for its answer.
+
+    Gaps between arrivals are exponential with mean ``1 / rate_per_s``; pictures that wait together share a batch.
+
+    Attributes:
+        rate_per_s: pictures offered a second.
+        bound_ms: what p99 was to stay within; ``None`` where the rate was given without one.
+        latencies_ms: from arrival to answer, of every picture that was answered.
+        achieved_per_s: pictures answered a second.
+        dropped: pictures that were not answered when the trial was given up, for the queue had grown too long.
+    """
+
+    artifact: str
+    batch_size: int
+    threads: int
+    rate_per_s: float
+    bound_ms: float | None
+    latencies_ms: tuple[float, ...]
+    achieved_per_s: float
+    dropped: int
+
+
+class Harness(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="harness"):
+    """What the bench itself costs: an engine that does nothing, on the way that every other goes, runtime and all.
+
+    ``samples_us`` is what is taken for the latency of a call; ``loop_us`` the whole of a call, timing included.
+    """
+
+    samples_us: tuple[float, ...]
+    loop_us: tuple[float, ...]
+
+
+class Surroundings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="surroundings"):
+    """The machine while one launch of a condition was measured; ``None`` or empty where it does not say.
+
+    Attributes:
+        load_average: over 1, 5 and 15 minutes, when the launch ended.
+        others_cpus: mean number of CPUs that processes other than the bench's kept busy.
+        steal_cpus: mean number of CPUs that a hypervisor took away.
+        gpus: every GPU after each round, as NVML tells; else once at the end.
+    """
+
+    batch_size: int
+    threads: int
+    launch: int
+    seconds: float
+    load_average: tuple[float, ...]
+    others_cpus: float | None
+    steal_cpus: float | None
+    gpus: tuple[Gpu, ...] = ()
+
+
+class Missing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="missing"):
+    """A metric or another figure that this machine cannot give; ``artifact`` is empty where it concerns all."""
+
+    metric: str
+    reason: str
+    artifact: str = ""
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="step"):
@@ -114,6 +218,14 @@ class Peak(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="peak"):
     samples: tuple[float, ...]
 
 
+class Bandwidth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bandwidth"):
+    """Reading, in GB/s of all threads together; ``place`` is the level of memory that holds what is read."""
+
+    place: Place
+    threads: int
+    samples: tuple[float, ...]
+
+
 class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):
     """A folder that was given and holds no usable artifact."""
 
@@ -130,7 +242,21 @@ class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="end"):
     gpus: tuple[Gpu, ...] = ()
 
 
-Record = Session | ArtifactRecord | Measurement | Step | Peak | Refusal | End
+Record = (
+    Session
+    | ArtifactRecord
+    | Measurement
+    | Round
+    | Served
+    | Harness
+    | Surroundings
+    | Missing
+    | Step
+    | Peak
+    | Bandwidth
+    | Refusal
+    | End
+)
 
 
 class Measurements(msgspec.Struct, frozen=True):
@@ -143,41 +269,21 @@ class Measurements(msgspec.Struct, frozen=True):
     end: End | None
     steps: tuple[Step, ...] = ()
     peaks: tuple[Peak, ...] = ()
-
-
-@final
-class Writer:
-    """Appends records to ``PATH.part``; ``finish`` gives the file its name, so an older session lives until then."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self.part = path.with_name(path.name + ".part")
-        self._stream = self.part.open("wb")
-
-    def write(self, records: Iterable[Record]) -> None:
-        """Append records and hand them to the disk: a bench that is killed afterwards has not lost them."""
-        self._stream.write(b"".join(msgspec.json.encode(record) + b"\n" for record in records))
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-
-    def finish(self) -> None:
-        """Close and rename."""
-        self._stream.close()
-        self.part.replace(self.path)
-
-    def abandon(self) -> None:
-        """Close and remove: nothing was measured."""
-        self._stream.close()
-        self.part.unlink()
+    bandwidths: tuple[Bandwidth, ...] = ()
+    served: tuple[Served, ...] = ()
+    harness: tuple[Harness, ...] = ()
+    surroundings: tuple[Surroundings, ...] = ()
+    missing: tuple[Missing, ...] = ()
 
 
 def checkpoint_name(record: ArtifactRecord) -> str:
     """``st3-2to4-0.5``, ``gmp-unstructured-0.95``, ``dense``: the folder that training gave the checkpoint.
 
-    ``resnet50.onnx`` for what was compiled from a file.
+    ``resnet50.onnx`` for what was compiled from a file, and for a yardstick.
     """
     lineage = record.lineage
+    if record.yardstick:
+        return record.name
     if lineage.method == "dense":
         return "dense"
     if lineage.method == "onnx":
@@ -185,90 +291,10 @@ def checkpoint_name(record: ArtifactRecord) -> str:
     return f"{lineage.method}-{lineage.pattern.replace(':', 'to')}-{lineage.target_sparsity:g}"
 
 
-def read_measurements(path: Path) -> Measurements:
-    """Read a session.
-
-    Raises:
-        UserError: the file is missing, broken, foreign or newer; the message names line and field.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; `st3 bench` writes it")
-    lines = path.read_bytes().split(b"\n")
-    if lines[-1]:
-        raise UserError(
-            f"{path}, line {len(lines)}: the line is cut off, the bench was killed while writing; delete that line"
-        )
-    if not lines[:-1]:
-        raise UserError(f"{path} is empty; run `st3 bench` again")
-    session = _session(path, lines[0])
-    records = [_decode(path, number, line) for number, line in enumerate(lines[1:-1], start=2)]
-    _check(path, records)
-    return Measurements(
-        session=session,
-        artifacts=tuple(record for record in records if isinstance(record, ArtifactRecord)),
-        measurements=tuple(record for record in records if isinstance(record, Measurement)),
-        refusals=tuple(record for record in records if isinstance(record, Refusal)),
-        end=next((record for record in records if isinstance(record, End)), None),
-        steps=tuple(record for record in records if isinstance(record, Step)),
-        peaks=tuple(record for record in records if isinstance(record, Peak)),
-    )
-
-
 def is_dense(record: ArtifactRecord) -> bool:
     """Whether an artifact is what speed-ups are given against: dense weights, or a file whose zeros it computes."""
+    if record.yardstick:
+        return False  # another network, for all that is known
     if record.lineage.method == "onnx":
         return all(layer.format == "dense" for layer in record.layers)
     return record.lineage.method == "dense"
-
-
-class _Version(msgspec.Struct):
-    schema_version: int
-
-
-def _session(path: Path, line: bytes) -> Session:
-    try:
-        version = msgspec.json.decode(line, type=_Version).schema_version
-    except msgspec.MsgspecError as error:
-        raise UserError(
-            f"{path}, line 1: not a measurement file of st3 bench ({error}); the first line must be a session record"
-        ) from error
-    if version > SCHEMA_VERSION:
-        raise UserError(
-            f"{path}, line 1, field schema_version: {version} is newer than {SCHEMA_VERSION}, which this version "
-            f"reads; update st3"
-        )
-    record = _decode(path, 1, line)
-    if not isinstance(record, Session):
-        raise UserError(f"{path}, line 1, field type: the first record must be a session; run `st3 bench` again")
-    return record
-
-
-def _decode(path: Path, number: int, line: bytes) -> Record:
-    try:
-        record: Record = msgspec.json.decode(line, type=Record)
-    except msgspec.MsgspecError as error:
-        raise UserError(f"{path}, line {number}{_where(error)}; restore the file or run `st3 bench` again") from error
-    return record
-
-
-def _where(error: msgspec.MsgspecError) -> str:
-    """Say the place in the words of a file: msgspec writes ``... - at `$.field` ``."""
-    what, at, field = str(error).partition(" - at `$.")
-    return f", field {field.rstrip('`')}: {what}" if at else f": {what}"
-
-
-def _check(path: Path, records: list[Record]) -> None:
-    known = {record.digest for record in records if isinstance(record, ArtifactRecord)}
-    last = len(records) + 1
-    for number, record in enumerate(records, start=2):
-        if isinstance(record, Session):
-            raise UserError(f"{path}, line {number}, field type: a second session; a file holds one session")
-        if isinstance(record, End) and number != last:
-            raise UserError(f"{path}, line {number}, field type: an end record before the last line")
-        if isinstance(record, Measurement | Step) and record.artifact not in known:
-            raise UserError(f"{path}, line {number}, field artifact: no artifact record has {record.artifact!r}")
-        if isinstance(record, Measurement):
-            if record.failure is None and not (record.samples and all(record.samples)):
-                raise UserError(f"{path}, line {number}, field samples: no samples, or a round without, but no failure")
-            if record.metric == "latency" and any(value <= 0 for turn in record.samples for value in turn):
-                raise UserError(f"{path}, line {number}, field samples: a latency that is not positive")

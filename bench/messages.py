@@ -10,7 +10,7 @@ from runtime.steps import StepInfo
 class Load(msgspec.Struct, frozen=True, tag="load"):
     """Pin to ``cpus``, load the artifact with ``threads`` threads, draw the latency inputs from the evaluation set.
 
-    ``engine`` is who runs it, the artifact's own engine if it is not given.
+    ``engine`` is who runs it, the artifact's own engine if it is not given. ``artifact`` may be an ONNX file too.
     """
 
     artifact: str
@@ -31,17 +31,42 @@ class Warm(msgspec.Struct, frozen=True, tag="warm"):
 
 
 class Sample(msgspec.Struct, frozen=True, tag="sample"):
-    """Sample a metric: on ``calls`` batches after ``settle`` unrecorded calls, or on the evaluation set if 0."""
+    """Sample a metric: on ``calls`` batches after ``settle`` unrecorded calls, or on the evaluation set if 0.
+
+    ``reference`` are the classes that the dense network gives the evaluation set, where the metric is held against it.
+    """
 
     metric: str
     calls: int = 0
     settle: int = 0
+    reference: tuple[int, ...] = ()
 
 
 class Infer(msgspec.Struct, frozen=True, tag="infer"):
     """Run the first ``pictures`` of the evaluation set."""
 
     pictures: int
+
+
+class Predict(msgspec.Struct, frozen=True, tag="predict"):
+    """Give the class of every picture of the evaluation set."""
+
+
+class Serve(msgspec.Struct, frozen=True, tag="serve"):
+    """Answer ``pictures`` that arrive at random, ``rate_per_s`` on average; give up when one waits ``patience_s``."""
+
+    rate_per_s: float
+    pictures: int
+    patience_s: float
+    seed: int
+
+
+class Idle(msgspec.Struct, frozen=True, tag="idle"):
+    """Time ``calls`` of an engine that does nothing, in each of ``rounds``, on the first of ``cpus``."""
+
+    calls: int
+    rounds: int
+    cpus: tuple[int, ...]
 
 
 class Profile(msgspec.Struct, frozen=True, tag="profile"):
@@ -70,6 +95,33 @@ class Sampled(msgspec.Struct, frozen=True, tag="sampled"):
     samples: list[float]
 
 
+class Unavailable(msgspec.Struct, frozen=True, tag="unavailable"):
+    """The answer to ``Sample`` of a metric that this machine cannot give."""
+
+    reason: str
+
+
+class Predicted(msgspec.Struct, frozen=True, tag="predicted"):
+    """The answer to ``Predict``: -1 where an output was a NaN."""
+
+    classes: tuple[int, ...]
+
+
+class Answered(msgspec.Struct, frozen=True, tag="answered"):
+    """The answer to ``Serve``: milliseconds from arrival to answer, the span of them all, and how many were left."""
+
+    latencies_ms: tuple[float, ...]
+    seconds: float
+    dropped: int
+
+
+class Idled(msgspec.Struct, frozen=True, tag="idled"):
+    """The answer to ``Idle``: what was taken for a call's latency, and the whole of a call, per round."""
+
+    samples_us: tuple[float, ...]
+    loop_us: tuple[float, ...]
+
+
 class Inferred(msgspec.Struct, frozen=True, tag="inferred"):
     """The answer to ``Infer``: one row of outputs per picture."""
 
@@ -89,5 +141,5 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     reason: str
 
 
-Request = Load | Warm | Sample | Infer | Profile
-Answer = Loaded | Warmed | Sampled | Inferred | Profiled | Failed
+Request = Load | Warm | Sample | Infer | Predict | Serve | Idle | Profile
+Answer = Loaded | Warmed | Sampled | Unavailable | Predicted | Answered | Idled | Inferred | Profiled | Failed

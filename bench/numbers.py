@@ -10,8 +10,10 @@ def accuracy(value: float | None) -> str:
     return NONE if value is None else f"{value:.4f}"
 
 
-def milliseconds(value: float) -> str:
+def milliseconds(value: float | None) -> str:
     """Three significant digits, never in exponent form."""
+    if value is None:
+        return NONE
     return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
@@ -32,9 +34,16 @@ def megabytes(value: int | None) -> str:
     return NONE if value is None else f"{value / 1e6:.2f} MB" if value < 1e7 else f"{value / 1e6:.0f} MB"
 
 
-def millions(value: int) -> str:
+def millions(value: int | None) -> str:
     """MACs in millions."""
+    if value is None:
+        return NONE
     return f"{value / 1e6:.2f} M"
+
+
+def macs(value: int | None) -> str:
+    """MACs in millions, from a thousand millions on in those."""
+    return f"{value / 1e9:.2f} G" if value is not None and value >= 1e9 else millions(value)
 
 
 def percent(value: float | None) -> str:
@@ -42,9 +51,19 @@ def percent(value: float | None) -> str:
     return NONE if value is None else f"{value:.1%}"
 
 
-def gflops(value: float) -> str:
-    """GFLOP/s."""
-    return f"{value:.1f}"
+def gflops(value: float | None) -> str:
+    """GFLOP/s, or GB/s."""
+    return NONE if value is None else f"{value:.1f}"
+
+
+def rate(value: float | None) -> str:
+    """Pictures a second."""
+    return NONE if value is None else f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def millijoules(value: float | None) -> str:
+    """Joules in thousandths."""
+    return NONE if value is None else f"{value * 1e3:.3g}"
 
 
 def threads(value: int) -> str:

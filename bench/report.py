@@ -3,139 +3,91 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench import numbers
-from bench.analysis import Analysis, Row, analyse
-from bench.measurement import Measurements, checkpoint_name
+from bench.analysis import Row, analyse
+from bench.columns import columns, topics
+from bench.document import Document, document
+from bench.measurement import checkpoint_name
+from bench.page import assets, render, write_texts
 from bench.summary import groups, points, title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from bench.summary import Group
+    from bench.analysis import Analysis
+    from bench.measurement import Measurements
 
-SCHEMA_VERSION = 1
 COLUMNS = tuple(field.name for field in msgspec.structs.fields(Row))
+_SCRIPTS = ("pareto", "speedup", "layers", "filters", "report")
 
 
-def write_report(session: Measurements, source: str, out: Path) -> Analysis:
+def write_report(session: Measurements, source: str, out: Path, link: str = "") -> Analysis:
     """Write ``report.html``, ``.md``, ``.csv`` and ``.json`` into ``out``, each whole or not at all.
 
     Args:
         session: what was measured.
         source: the measurement file's name, by which the report refers to the raw samples.
         out: the folder; it is made if it is missing.
+        link: the way from ``out`` to the measurement file, ``source`` itself if it is not given.
     """
     analysis = analyse(session)
-    out.mkdir(parents=True, exist_ok=True)
-    view = _view(session, analysis, source)
+    report = document(session, source, analysis)
+    view = _view(session, report) | {"link": link or source}
     texts = {
-        "report.json": to_json(session, analysis, source),
-        "report.csv": to_csv(analysis.rows),
-        "report.md": _render("report.md.j2", view),
-        "report.html": _render("report.html.j2", view | _assets(view["groups"])),
+        "report.json": encode(report),
+        "report.csv": to_csv(report.rows),
+        "report.md": render("report.md.j2", view),
+        "report.html": render("report.html.j2", view | assets(_data(report), _SCRIPTS)),
     }
-    for name, text in texts.items():
-        part = out / f"{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(out / name)
+    write_texts(texts, out)
     return analysis
 
 
-def to_json(session: Measurements, analysis: Analysis, source: str) -> str:
-    """Rows, failures, warnings, the summary in words, and the session that they come from."""
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "source": source,
-        "summary": [
-            {"recipe": g.recipe, "batch_size": g.batch_size, "threads": g.threads, "sentences": _sentences(g)}
-            for g in groups(analysis.rows)
-        ],
-        "rows": analysis.rows,
-        "failures": analysis.failures,
-        "warnings": analysis.warnings,
-        "session": session.session,
-        "end": session.end,
-    }
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+def encode(value: msgspec.Struct) -> str:
+    """A report as readable JSON."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
 
 
-def to_csv(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[msgspec.Struct], columns: Sequence[str] = COLUMNS) -> str:
     """Every column of every row, numbers in full; an unknown value is an empty field."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     for row in rows:
-        writer.writerow([_field(getattr(row, column)) for column in COLUMNS])
+        writer.writerow([_field(getattr(row, column)) for column in columns])
     return text.getvalue()
 
 
-def _field(value: str | float | bool | None) -> str:
+def _field(value: object) -> str:
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _sentences(group: Group) -> list[str]:
-    return [choice.sentence for choice in group.picks]
-
-
-def _view(session: Measurements, analysis: Analysis, source: str) -> dict[str, Any]:
+def _view(session: Measurements, report: Document) -> dict[str, Any]:
     """What the templates speak of."""
-    measured = {row.artifact for row in analysis.rows}
+    measured = {row.artifact for row in report.rows}
+    shown = columns(report.rows)
     return {
-        "analysis": analysis,
+        "report": report,
         "artifacts": [(checkpoint_name(r), r) for r in session.artifacts if r.digest in measured],
-        "end": session.end,
-        "environment": session.session.environment,
-        "groups": groups(analysis.rows),
-        "numbers": numbers,
+        "columns": shown,
+        "topics": topics(shown),
+        "environment": report.session.environment,
+        "groups": groups(report.rows),
         "points": points,
-        "session": session.session,
-        "source": source,
+        "recipes": list(dict.fromkeys(row.recipe for row in report.rows)),
         "title": title,
     }
 
 
-def _assets(comparable: Sequence[Group]) -> dict[str, str]:
-    """What makes the page self-contained: style, script, plotly.js and the rows that the charts draw."""
-    from plotly.offline import get_plotlyjs
-
-    templates = Path(__file__).parent / "templates"
-    rows = msgspec.json.encode(
-        [{"headline": g.headline, "rows": g.rows, "resolution": g.resolution} for g in comparable]
-    )
-    # inside <script> only "<" can end the element early, and JSON has another way to write it
-    data = rows.decode().replace("<", "\\u003c")
-    return {
-        "data": data,
-        "plotly": get_plotlyjs(),
-        "script": (templates / "report.js").read_text(encoding="utf-8"),
-        "style": (templates / "report.css").read_text(encoding="utf-8"),
-    }
-
-
-def _markdown_cell(text: object) -> str:
-    """One line without markup: a name or a reason comes from a file that somebody else may have written."""
-    return " ".join(html.escape(str(text), quote=False).replace("|", "\\|").split())
-
-
-def _render(template: str, view: dict[str, Any]) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bench"),
-        autoescape=template.endswith(".html.j2"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = _markdown_cell
-    return environment.get_template(template).render(view)
+def _data(report: Document) -> dict[str, object]:
+    """What the charts draw."""
+    comparable = [{"headline": g.headline, "rows": g.rows, "resolution": g.resolution} for g in groups(report.rows)]
+    best = [[choice.best.artifact for choice in g.picks if choice.best] for g in groups(report.rows)]
+    return {"groups": comparable, "best": best, "limits": report.limits, "layers": report.layers}

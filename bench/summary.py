@@ -30,6 +30,7 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The rows that may be compared with each other, and the picks among them."""
 
     recipe: str
+    device: str
     batch_size: int
     threads: int
     resolution: float | None
@@ -39,9 +40,14 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
-    """One group per recipe, batch size and number of threads, in the order of the rows."""
-    keys = dict.fromkeys((row.recipe, row.batch_size, row.threads) for row in rows)
-    return [_group([row for row in rows if (row.recipe, row.batch_size, row.threads) == key]) for key in keys]
+    """One group per recipe, device, batch size and number of threads, in the order of the rows."""
+    keys = dict.fromkeys(map(condition, rows))
+    return [_group([row for row in rows if condition(row) == key]) for key in keys]
+
+
+def condition(row: Row) -> tuple[str, str, int, int]:
+    """What rows must share to be compared."""
+    return row.recipe, row.device, row.batch_size, row.threads
 
 
 def pick(rows: Sequence[Row], base: Row, budget: float) -> Pick:
@@ -55,6 +61,7 @@ def pick(rows: Sequence[Row], base: Row, budget: float) -> Pick:
         row
         for row in rows
         if row.method != "dense"
+        and not row.yardstick
         and row.accuracy is not None
         and row.accuracy >= floor
         and (row.speedup_vs_dense or 0) > 1
@@ -85,12 +92,13 @@ def _group(rows: list[Row]) -> Group:
     picks = tuple(pick(rows, base, budget) for budget in BUDGETS) if base else ()
     return Group(
         recipe=first.recipe,
+        device=first.device,
         batch_size=first.batch_size,
         threads=first.threads,
         resolution=first.resolution,
         rows=tuple(rows),
         picks=picks,
-        headline=_headline(picks),
+        headline=_headline(rows, picks),
     )
 
 
@@ -104,10 +112,17 @@ def _sentence(base: Row, best: Row | None, budget: float) -> str:
     )
 
 
-def _headline(picks: Sequence[Pick]) -> str:
-    """The widest gain at the smallest budget that has one."""
-    if not picks:
+def _headline(rows: Sequence[Row], picks: Sequence[Pick]) -> str:
+    """The widest gain at the smallest budget that has one; without accuracies the widest gain of all."""
+    if not any(row.base for row in rows):
         return "No dense artifact was measured, so no speed-up can be given."
+    if not picks:
+        gains = [
+            row for row in rows if row.method != "dense" and not row.yardstick and row.speedup_resolved is not False
+        ]
+        widest = max((row.speedup_vs_dense or 0 for row in gains), default=0.0)
+        start = f"Up to {numbers.times(widest)} as fast as" if widest > 1 else "Nothing is measurably faster than"
+        return f"{start} the fastest dense network; no accuracy was measured."
     for choice in picks:
         if choice.best is not None:
             # the digits of the picture: a loss below one hundredth of a point is none

@@ -8,6 +8,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from compile.passes.fold_batchnorm import fold_batchnorm
+from compile.passes.fold_constants import fold_constants
 from runtime.errors import UserError
 
 
@@ -38,6 +39,7 @@ def capture(program: ExportedProgram, shape: tuple[int, int, int], batch_size: i
     example = torch.zeros(batch_size, *shape)
     module = program.module(check_guards=False)
     fold_batchnorm(module)
+    fold_constants(module)
     try:
         with torch.no_grad():
             fixed = torch.export.export(module, (example,))

@@ -103,6 +103,19 @@ class Concat(msgspec.Struct, frozen=True):
     inputs: tuple[str, ...]
 
 
+class Resize(msgspec.Struct, frozen=True):
+    """Another size: each pixel is a weighted sum of the input's, by row and by column.
+
+    ``rows`` is ``(new height, height)`` and ``columns`` is ``(new width, width)``; pixel ``(y, x)`` is the sum over
+    ``(i, j)`` of ``rows[y, i] * columns[x, j] * input[i, j]``. Most of both is zero.
+    """
+
+    output: str
+    input: str
+    rows: NDArray[np.float32]
+    columns: NDArray[np.float32]
+
+
 class LayerNorm(msgspec.Struct, frozen=True):
     """Normalises the channels of each pixel by themselves, then ``* weight + bias`` ``(C,)`` each."""
 
@@ -113,7 +126,7 @@ class LayerNorm(msgspec.Struct, frozen=True):
     epsilon: float
 
 
-Node: TypeAlias = "Conv | Pool | AdaptivePool | Mean | Elementwise | Concat | LayerNorm"
+Node: TypeAlias = "Conv | Pool | AdaptivePool | Mean | Resize | Elementwise | Concat | LayerNorm"
 
 
 class Graph(msgspec.Struct, frozen=True):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 WEIGHT_MAGIC = b"ST3WGT01"
+WEIGHT_HEADER = struct.Struct("<8sQQ")
+"""What a weight file begins with: the magic, a number that ties it to its library, its length in bytes."""
 
 LIBRARY_FILE = "network.so"  # this and the next two lie in payload/b<N> for each batch size N
 WEIGHT_FILE = "weights.bin"
@@ -15,15 +18,27 @@ DONE = 0  # what a run returns; another status says that it is running already
 
 _VOID_P, _I32, _U64, _CHAR_P = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint64, ctypes.c_char_p
 
-SIGNATURES: dict[str, tuple[object, list[object]]] = {
+Signatures = dict[str, tuple[object, list[object]]]
+
+_FIRST: Signatures = {
     "st3_abi_version": (_I32, []),
     "st3_open": (_VOID_P, [_VOID_P, _U64, _I32, _CHAR_P, _U64]),
     "st3_run": (_I32, [_VOID_P, _VOID_P, _VOID_P]),
-    "st3_profile": (_I32, [_VOID_P, _VOID_P, _VOID_P, _VOID_P]),
-    "st3_step_count": (_I32, []),
     "st3_close": (None, [_VOID_P]),
 }
-"""Result and argument types of each exported function; ``compile/native/kernels/model.h`` defines them."""
+_PROFILE: Signatures = {
+    "st3_profile": (_I32, [_VOID_P, _VOID_P, _VOID_P, _VOID_P]),
+    "st3_step_count": (_I32, []),
+}
+_LENGTHS: Signatures = {"st3_input_floats": (_U64, []), "st3_output_floats": (_U64, [])}
+
+SIGNATURES: dict[int, Signatures] = {
+    1: _FIRST,
+    2: _FIRST | _PROFILE,
+    ABI_VERSION: _FIRST | _PROFILE | _LENGTHS,
+}
+"""Result and argument types of each function, by the version that exports it: 2 times steps, 3 says how many numbers a
+batch has. ``compile/native/kernels/model.h`` defines them."""
 
 
 def batch_folder(batch_size: int) -> str:

@@ -1,4 +1,4 @@
-"""The artifact on disk: its manifest, and the checks a folder must pass before anything in it is used.
+"""The artifact on disk, and the checks that a folder must pass before anything in it is used.
 
 An artifact is a folder::
 
@@ -7,187 +7,56 @@ An artifact is a folder::
                          packed weights for each batch size
     golden/inputs.npy    inputs with which the compiler built the reference
     golden/outputs.npy   what the checkpoint itself answered to them
+    manifest.sig         a signature of manifest.json, where somebody signed it
+
+``docs/artifact.md`` says what a new schema may change and who reads what.
 """
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from runtime.data import Preprocessing, sha256_of
+from runtime import files, npy, strict_json
+from runtime.data import sha256_of
 from runtime.errors import ArtifactError
+from runtime.manifest import SCHEMA_VERSION as SCHEMA_VERSION  # what an artifact is made of comes from here as well
+from runtime.manifest import DeviceProof as DeviceProof
+from runtime.manifest import FileEntry as FileEntry
+from runtime.manifest import LayerEntry as LayerEntry
+from runtime.manifest import Length
+from runtime.manifest import Lineage as Lineage
+from runtime.manifest import Manifest as Manifest
+from runtime.manifest import Requirements as Requirements
+from runtime.manifest import Target as Target
+from runtime.manifest import TensorSpec as TensorSpec
+from runtime.manifest import Tolerance as Tolerance
+from runtime.signature import SIGNATURE
+from runtime.trust import Trust, check_trust
 
-SCHEMA_VERSION = 3
-"""2: Target.batch_sizes; a native payload has a folder per batch size. 3: what is proven of a GPU's layers."""
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 MANIFEST = "manifest.json"
-
-
-class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Name, full shape (batch included) and dtype of an input or output."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an artifact was built for. ``architecture`` is an instruction set (``avx512``) or a GPU's (``sm_90``).
-
-    ``dtype`` is what is computed in; inputs and outputs are float32 whatever it is.
-
-    ``batch_size`` is that of the manifest's shapes and of the golden data. ``batch_sizes`` are all that the payload was
-    built for, ascending; ``batch_size`` is the last of them. Empty, as in schema 1, means ``batch_size`` alone.
-    """
-
-    device: str
-    architecture: str
-    dtype: str
-    batch_size: int
-    threads: int
-    batch_sizes: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        sizes = self.sizes
-        if sizes[0] < 1 or sizes[-1] != self.batch_size or list(sizes) != sorted(set(sizes)):
-            raise ValueError(f"batch_sizes {sizes} must be positive, ascending and end with batch_size")
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The batch sizes that the payload was built for, ascending."""
-        return self.batch_sizes or (self.batch_size,)
-
-
-class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the weights came from. Sparsities are fractions of zeros among the prunable weights, accuracy is top-1.
-
-    Of an ONNX file ``recipe`` is the file's name, ``method`` is ``onnx``, and accuracy and seed are not known.
-    """
-
-    recipe: str
-    method: str
-    pattern: str
-    target_sparsity: float
-    sparsity: float
-    accuracy: float | None
-    seed: int | None
-    commit: str
-    checkpoint_sha256: str
-    versions: dict[str, str]
-
-
-class LayerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One conv or linear layer. MACs are per picture; ``reason`` says why it got this ``format``.
-
-    What only a GPU's artifact knows, ``None`` or empty elsewhere and where it was not measured:
-
-    Attributes:
-        macs_usable: multiply-adds that the kernel executes.
-        kernels: names that the profiler saw when the layer ran.
-        dense_us: microseconds of the whole batch in the fastest dense kernel, in a CUDA graph.
-        chosen_us: the same of the kernel that was chosen.
-        error: ``|y - y32| / |y32|`` (Frobenius) of the layer's result in the running network against float32.
-        underflows: weights that are not zero and become zero in the target's dtype.
-    """
-
-    name: str
-    op: str
-    weight_shape: tuple[int, ...]
-    pattern: str
-    nonzeros: int
-    density: float
-    macs_dense: int
-    macs_nonzero: int
-    format: str
-    reason: str
-    macs_usable: int | None = None
-    kernels: tuple[str, ...] = ()
-    dense_us: float | None = None
-    chosen_us: float | None = None
-    error: float | None = None
-    underflows: int | None = None
-
-
-class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Largest allowed ``max|y - golden| / max|golden|`` when the golden inputs are replayed."""
-
-    relative: float
-
-
-class Requirements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the machine must have: CPU flags as the kernel names them, packages with the version built against.
-
-    ``ops`` are the modules of ``runtime.cuda`` whose custom ops the payload calls.
-    """
-
-    system: str = ""
-    machine: str = ""
-    cpu_flags: tuple[str, ...] = ()
-    packages: dict[str, str] = {}
-    ops: tuple[str, ...] = ()
-
-
-class DeviceProof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the target's device was measured, and the whole network on it.
-
-    Attributes:
-        device: name of the GPU; empty where a cost model chose.
-        versions: driver, CUDA, cuDNN and torch.
-        networks_us: microseconds of the whole batch by version of the network (``dense``, ``chosen``, ...), each one
-            CUDA graph, median, measured in turns.
-        note: what was decided from them.
-    """
-
-    device: str = ""
-    versions: dict[str, str] = {}
-    networks_us: dict[str, float] = {}
-    note: str = ""
-
-
-class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Digest and length of one file."""
-
-    sha256: str
-    size_bytes: int
-
-
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """``manifest.json``. ``files`` lists every other file of the artifact by its relative POSIX path."""
-
-    schema_version: int
-    name: str
-    backend: str
-    engine: str
-    target: Target
-    lineage: Lineage
-    input: TensorSpec
-    output: TensorSpec
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
-    layers: tuple[LayerEntry, ...]
-    tolerance: Tolerance
-    requirements: Requirements
-    files: dict[str, FileEntry]
-    proof: DeviceProof | None = None
-
-    @property
-    def macs_dense(self) -> int:
-        """Multiply-accumulates of one picture if no weight were zero."""
-        return sum(layer.macs_dense for layer in self.layers)
-
-    @property
-    def macs_nonzero(self) -> int:
-        """Multiply-accumulates of one picture that have a non-zero weight."""
-        return sum(layer.macs_nonzero for layer in self.layers)
+_AGAIN = "copy or compile the artifact again"
 
 
 class Artifact(msgspec.Struct, frozen=True):
-    """An opened artifact: its folder, its manifest, and the digest of the manifest (which covers every file)."""
+    """An opened artifact: its folder, its manifest, and the digest of the manifest (which covers every file).
+
+    ``verified``: every file had the manifest's digest when it was opened, and has it when ``read`` reads it.
+    ``trusted``: it is the one that was demanded, so what runs must be these bytes and no others.
+    """
 
     folder: Path
     manifest: Manifest
     digest: str
+    verified: bool = False
+    trusted: bool = False
 
     @property
     def payload(self) -> Path:
@@ -200,50 +69,91 @@ class Artifact(msgspec.Struct, frozen=True):
         files = self.manifest.files.items()
         return sum(entry.size_bytes for path, entry in files if path.startswith("payload/"))
 
+    def read(self, name: str) -> NDArray[np.uint8]:
+        """A file's bytes, in private memory at a multiple of 64, so that what was checked is what is used.
+
+        Args:
+            name: its path in the manifest, ``payload/model.onnx`` for instance.
+
+        Raises:
+            ArtifactError: it is not listed, missing, or no longer what the manifest says.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise ArtifactError(f"{self.folder / MANIFEST} does not list {name}; {_AGAIN}")
+        try:
+            return files.read(self.folder, name, entry.size_bytes, entry.sha256 if self.verified else None)
+        except (OSError, ValueError) as error:
+            raise _refusal(self.folder / name, error) from error
+        except MemoryError as error:
+            raise ArtifactError(f"{self.folder / name} does not fit into memory; run it on a larger machine") from error
+
 
 class _Version(msgspec.Struct):
-    schema_version: int
+    schema_version: Length
 
 
-def open_artifact(folder: Path, verify: bool = True) -> Artifact:
+def open_artifact(folder: Path, verify: bool = True, trust: Trust | None = None) -> Artifact:
     """Read and check an artifact.
 
     Args:
         folder: the artifact's folder.
         verify: recompute the digest of every file. Without it only the names and lengths are checked.
+        trust: what its manifest must be; it implies ``verify``.
 
     Raises:
-        ArtifactError: the folder is no artifact, is newer than this runtime, or any file in it is missing,
-            truncated, changed, outside the folder, not listed, or not to be read by this user.
+        ArtifactError: the folder is no artifact, is newer than this runtime, is not the one that ``trust`` demands, or
+            any file in it is missing, truncated, changed, outside the folder, not listed, no plain file, or not to be
+            read by this user.
     """
+    trust = trust or Trust()
     try:
-        return _open(folder, verify)
+        raw = files.beginning(folder, MANIFEST, strict_json.LIMIT_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError, files.NotPlainFileError) as error:
+        raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST}; `st3 compile` makes one") from error
     except OSError as error:
-        raise ArtifactError(
-            f"{error.filename or folder} cannot be read ({error.strerror}); let this user read it, or copy the "
+        raise _refusal(folder / MANIFEST, error) from error
+    digest = hashlib.sha256(raw).hexdigest()
+    check_trust(trust, folder, raw, digest)
+    manifest = _decode(folder / MANIFEST, raw)
+    verify = verify or trust.demanded
+    _check_names(folder, manifest)
+    for name, entry in manifest.files.items():
+        try:
+            files.compare(folder, name, entry.size_bytes, entry.sha256 if verify else None)
+        except (OSError, ValueError) as error:
+            raise _refusal(folder / name, error) from error
+    _check_golden(folder, "golden/inputs.npy", manifest.input, manifest.files["golden/inputs.npy"].size_bytes)
+    _check_golden(folder, "golden/outputs.npy", manifest.output, manifest.files["golden/outputs.npy"].size_bytes)
+    _check_unlisted(folder, manifest)
+    return Artifact(folder=folder, manifest=manifest, digest=digest, verified=verify, trusted=trust.demanded)
+
+
+def _decode(path: Path, raw: bytes) -> Manifest:
+    try:
+        # what a newer schema has is not for this one to judge, but a number of its own it must have
+        version = strict_json.decode(raw, _Version).schema_version
+        if version > SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{path} has schema {version}, this runtime reads up to {SCHEMA_VERSION}; update st3 or compile again"
+            )
+        return strict_json.decode(raw, Manifest)
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged ({error}); {_AGAIN}") from error
+
+
+def _refusal(path: Path, error: Exception) -> ArtifactError:
+    """One line on a file, by what went wrong with it."""
+    if isinstance(error, files.NotPlainFileError):
+        return ArtifactError(f"{path} {error.strerror}; {_AGAIN}")
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return ArtifactError(f"{path} is missing; {_AGAIN}")
+    if isinstance(error, OSError):
+        return ArtifactError(
+            f"{error.filename or path} cannot be read ({error.strerror}); let this user read it, or copy the "
             f"artifact again"
-        ) from error
-
-
-def _open(folder: Path, verify: bool) -> Artifact:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST}; `st3 compile` makes one")
-    raw = path.read_bytes()
-    try:
-        version = msgspec.json.decode(raw, type=_Version).schema_version
-    except msgspec.MsgspecError as error:
-        raise ArtifactError(f"{path} is damaged ({error}); copy or compile the artifact again") from error
-    if version > SCHEMA_VERSION:
-        raise ArtifactError(
-            f"{path} has schema {version}, this runtime reads up to {SCHEMA_VERSION}; update st3 or compile again"
         )
-    try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.MsgspecError as error:
-        raise ArtifactError(f"{path} is damaged ({error}); copy or compile the artifact again") from error
-    _check_files(folder, manifest, verify)
-    return Artifact(folder=folder, manifest=manifest, digest=hashlib.sha256(raw).hexdigest())
+    return ArtifactError(f"{path} {error}; {_AGAIN}")
 
 
 def artifact_folders(path: Path) -> list[Path]:
@@ -254,37 +164,51 @@ def artifact_folders(path: Path) -> list[Path]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` whole or not at all; it is the last file that a compiler writes."""
     part = folder / (MANIFEST + ".part")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+    raw = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
+    if len(raw) > strict_json.LIMIT_BYTES:
+        raise ArtifactError(f"{folder / MANIFEST} would have {len(raw):,} bytes, {strict_json.LIMIT_BYTES:,} are read")
+    part.write_bytes(raw)
     part.replace(folder / MANIFEST)
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
-    """Digest every file below ``folder`` but the manifest, by relative POSIX path, sorted."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder) != Path(MANIFEST))
+    """Digest every file below ``folder`` but the manifest and its signature, by relative POSIX path, sorted."""
+    own = (Path(MANIFEST), Path(SIGNATURE))
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder) not in own)
     return {
         path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size)
         for path in found
     }
 
 
-def _check_files(folder: Path, manifest: Manifest, verify: bool) -> None:
-    again = "copy or compile the artifact again"
-    for name, entry in manifest.files.items():
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\\" in name:
-            raise ArtifactError(f"{folder / MANIFEST} names a file outside the artifact: {name!r}; do not use it")
-        path = folder.joinpath(*parts)
-        if any(folder.joinpath(*parts[: i + 1]).is_symlink() for i in range(len(parts))):
-            raise ArtifactError(f"{path} is a symbolic link, which an artifact may not hold; {again}")
-        if not path.is_file():
-            raise ArtifactError(f"{path} is missing; {again}")
-        size = path.stat().st_size
-        if size != entry.size_bytes:
-            raise ArtifactError(f"{path} has {size} bytes, its manifest says {entry.size_bytes}; {again}")
-        if verify and sha256_of(path) != entry.sha256:
-            raise ArtifactError(f"{path} differs from its digest in the manifest; {again}")
+def _check_names(folder: Path, manifest: Manifest) -> None:
+    """The list of files, before any of them is touched."""
+    for name in manifest.files:
+        parts = name.split("/")
+        if "\\" in name or not name.isprintable() or any(part in ("", ".", "..") or len(part) > 200 for part in parts):
+            raise ArtifactError(f"{folder / MANIFEST} names a file outside the artifact: {name[:200]!r}; do not use it")
     for name in ("golden/inputs.npy", "golden/outputs.npy"):
         if name not in manifest.files:
-            raise ArtifactError(f"{folder / MANIFEST} does not list {name}; {again}")
+            raise ArtifactError(f"{folder / MANIFEST} does not list {name}; {_AGAIN}")
     if not any(name.startswith("payload/") for name in manifest.files):
-        raise ArtifactError(f"{folder / MANIFEST} lists no payload; {again}")
+        raise ArtifactError(f"{folder / MANIFEST} lists no payload; {_AGAIN}")
+
+
+def _check_golden(folder: Path, name: str, spec: TensorSpec, size: int) -> None:
+    """The shapes that callers and engines go by must be those of numbers that are really there."""
+    try:
+        start, shape, _, dtype = npy.header(files.beginning(folder, name, npy.MAX_HEADER))
+    except ValueError as error:
+        raise ArtifactError(f"{folder / name} cannot be read ({error}); {_AGAIN}") from error
+    if shape != spec.shape or dtype.name != spec.dtype or size != start + 4 * spec.elements:
+        raise ArtifactError(
+            f"{folder / name} is {dtype} {shape} in {size} bytes, the manifest says {spec.dtype} {spec.shape}; {_AGAIN}"
+        )
+
+
+def _check_unlisted(folder: Path, manifest: Manifest) -> None:
+    """No engine may find a file that nobody vouches for."""
+    for path in (folder / "payload").rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if name not in manifest.files and not path.is_dir():
+            raise ArtifactError(f"{path} is not in {MANIFEST}, and an engine might load it; {_AGAIN}")

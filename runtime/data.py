@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy as np
 
+from runtime import strict_json
 from runtime.errors import UserError
+from runtime.npy import read_npy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EVALUATION_SCHEMA = 1
+
+_Pixels = Annotated[int, msgspec.Meta(ge=1, le=1 << 15)]  # or channels
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,10 +30,10 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     crop to ``(H, W)``; ``None`` resizes straight to ``(H, W)``.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[_Pixels, _Pixels, _Pixels]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    resize: int | None = None
+    resize: _Pixels | None = None
 
     def __post_init__(self) -> None:
         channels = self.shape[0]
@@ -116,14 +120,15 @@ def load_evaluation_set(folder: Path, verify: bool = False) -> EvaluationSet:
     if not path.is_file():
         raise UserError(f"{folder} holds no evaluation set (no evaluation.json); `st3 train` writes one")
     try:
-        info = msgspec.json.decode(path.read_bytes(), type=EvaluationSetInfo)
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        labels = np.load(folder / "labels.npy", allow_pickle=False)
-    except (msgspec.MsgspecError, OSError, ValueError) as error:
+        info = strict_json.read(path, EvaluationSetInfo)
+        images = read_npy(folder / "images.npy", mapped=True)
+        labels = read_npy(folder / "labels.npy")
+    except (OSError, ValueError) as error:
         raise UserError(f"the evaluation set in {folder} cannot be read: {error}; train again to rewrite it") from error
     if info.schema_version != EVALUATION_SCHEMA:
         raise UserError(f"{path} has schema {info.schema_version}, this version reads {EVALUATION_SCHEMA}; train again")
-    if images.dtype != np.uint8 or images.shape[1:] != info.preprocessing.shape or labels.shape != images.shape[:1]:
+    fits = images.dtype == np.uint8 and images.shape[1:] == info.preprocessing.shape and labels.dtype == np.int64
+    if not fits or labels.shape != images.shape[:1]:
         raise UserError(f"{folder}: images {images.dtype} {images.shape} and labels {labels.shape} do not fit {path}")
     if verify:
         for stem, digest in (("images", info.images_sha256), ("labels", info.labels_sha256)):

@@ -10,4 +10,10 @@ class UserError(Exception):
 
 
 class ArtifactError(UserError):
-    """An artifact that is damaged, foreign, newer than this runtime, or not runnable on this machine."""
+    """An artifact that is damaged, foreign, newer than this runtime, or not runnable on this machine.
+
+    The message may quote what a stranger wrote, so it is made one line without control characters.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in message))

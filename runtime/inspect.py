@@ -31,14 +31,33 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def render(folder: Path) -> list[str | Table]:
-    """Lines and a table for the terminal."""
+    """Lines and a table for the terminal, which rich draws."""
     from rich.table import Table
 
+    lines, headings, rows = _parts(folder)
+    table = Table(box=None)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading not in ("why", "kernels"))
+    for row in rows:
+        table.add_row(*row)
+    return [*lines, table]
+
+
+def plain_lines(folder: Path) -> list[str]:
+    """The same without any package: lines whose columns stand below each other."""
+    lines, headings, rows = _parts(folder)
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    table = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in (headings, *rows)]
+    return ["".join(c if c.isprintable() else " " for c in line).rstrip() for line in (*lines, *table)]
+
+
+def _parts(folder: Path) -> tuple[list[str], list[str], list[list[str]]]:
+    """What is said of the whole, the layers' headings and their rows."""
     artifact = open_artifact(folder)
     manifest = artifact.manifest
     lineage, target = manifest.lineage, manifest.target
-    lines: list[str | Table] = [
-        f"artifact {manifest.name}, digest {artifact.digest[:12]}, {artifact.size_bytes:,} bytes",
+    lines = [
+        f"artifact {manifest.name}, digest sha256:{artifact.digest}, {artifact.size_bytes:,} bytes",
         f"runs on {target.device} ({target.architecture}, {target.dtype}) with the engine {manifest.engine}, "
         f"batch {' and '.join(map(str, target.sizes))}",
         f"from {lineage.recipe}: {lineage.method}, {lineage.pattern}, sparsity {lineage.sparsity:.4f}, "
@@ -48,12 +67,7 @@ def render(folder: Path) -> list[str | Table]:
     on_gpu = target.device == "cuda"
     lines += _proof(manifest) if on_gpu else []
     columns = _COLUMNS | (_GPU_COLUMNS if on_gpu else {}) | {"why": lambda layer: layer.reason}
-    table = Table(box=None)
-    for heading in columns:
-        table.add_column(heading, no_wrap=heading not in ("why", "kernels"))
-    for layer in manifest.layers:
-        table.add_row(*(cell(layer) for cell in columns.values()))
-    return [*lines, table]
+    return lines, list(columns), [[cell(layer) for cell in columns.values()] for layer in manifest.layers]
 
 
 _COLUMNS: dict[str, Callable[[LayerEntry], str]] = {

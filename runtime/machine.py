@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,10 +42,17 @@ def check_requirements(artifact: Artifact) -> None:
             f"{artifact.folder} needs {' '.join(missing)}; this machine has {has}; "
             f"compile it for this one (st3 compile --isa)"
         )
-    for package, version in needs.packages.items():
+    if needs.packages:
+        _check_packages(artifact)
+
+
+def _check_packages(artifact: Artifact) -> None:
+    import importlib.metadata  # which takes a fifth of the time that importing the runtime does
+
+    for package, version in artifact.manifest.requirements.packages.items():
         try:
             importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
+        except (importlib.metadata.PackageNotFoundError, ValueError):  # of a name that is none
             raise ArtifactError(
                 f"{artifact.folder} needs the package {package} (built with {version}); "
                 f"install it: pip install {package}=={version.partition('+')[0]}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.errors import UserError
+from runtime.npy import read_npy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runtime.data import Preprocessing
+
+_MAX_PIXELS = 64 << 20  # a small file may promise more than memory holds
 
 
 def read_inputs(paths: tuple[Path, ...], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -38,7 +41,7 @@ def _read_one(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
 
 def _read_array(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = read_npy(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a plain .npy array: {error}") from error
     batch = array[None] if array.ndim == 3 else array
@@ -52,7 +55,7 @@ def _read_array(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]
 
 def _read_picture(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError as error:
         raise UserError(f"reading {path} needs Pillow: pip install pillow; or give a .npy array") from error
     channels, height, width = preprocessing.shape
@@ -60,8 +63,12 @@ def _read_picture(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]
         raise UserError(f"this artifact takes {channels} channels, which no picture file has; give a .npy array")
     try:
         with Image.open(path) as opened:
+            if opened.width * opened.height > _MAX_PIXELS:
+                raise UserError(f"{path} has {opened.width} x {opened.height} pixels, at most {_MAX_PIXELS:,} are read")
             picture = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # each of its decoders fails in its own way on a damaged file
         raise UserError(f"{path} cannot be read as a picture: {error}") from error
     if preprocessing.resize is None:
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)

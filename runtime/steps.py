@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from runtime import strict_json
 from runtime.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -31,6 +32,6 @@ class StepTime(msgspec.Struct, frozen=True):
 def read_steps(path: Path) -> tuple[StepInfo, ...]:
     """The list that the compiler wrote; raises ``ArtifactError`` where it is missing or damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=tuple[StepInfo, ...])
-    except (OSError, msgspec.MsgspecError) as error:
+        return strict_json.read(path, tuple[StepInfo, ...])
+    except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); compile the artifact again") from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from runtime import strict_json
 from runtime.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ def read_info(payload: Path) -> PlanInfo:
     """What a payload's plan was built with; raises ``ArtifactError`` where that is missing or damaged."""
     path = payload / INFO_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=PlanInfo)
-    except (OSError, msgspec.MsgspecError) as error:
+        return strict_json.read(path, PlanInfo)
+    except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); compile the artifact again") from error
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from runtime import files, strict_json
 from runtime.data import Preprocessing, sha256_of
 from runtime.errors import UserError
 from st3.graph import export_graph, load_graph, save_graph
@@ -27,7 +28,7 @@ from st3.layers import kind, prunable_layers
 from st3.parametrization import parametrized
 from st3.plan import SparsityPlan
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 INFO_FILE = "checkpoint.json"
 WEIGHT_FILE = "weights.safetensors"
 GRAPH_FILE = "graph.pt2"
@@ -56,7 +57,8 @@ class CheckpointInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``execution`` how its steps were run (``eager``, ``compiled``, ``graph``, joined by ``+``), ``world_size`` on how
     many processes. ``teacher`` and ``start`` are digests of the weights that taught it and that it began with.
     ``selected_step`` is the step whose weights ``held_out`` training pictures chose; ``None`` for the last one's.
-    Schema 1 had none of ``precision`` to ``selected_step``.
+    ``model`` and ``model_arguments`` name the network where it is not the recipe's own (``train.network.Reference``).
+    Schema 1 had none of ``precision`` to ``selected_step``, schema 2 no ``model``.
     """
 
     recipe: str
@@ -91,6 +93,8 @@ class CheckpointInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     changes: dict[str, float | str | bool] = {}
     held_out: int = 0
     selected_step: int | None = None
+    model: str = ""
+    model_arguments: dict[str, int | float | bool | str] = {}
     schema_version: int = SCHEMA_VERSION
 
 
@@ -105,7 +109,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
         path = self.folder / WEIGHT_FILE
         try:
             return safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
+        except Exception as error:  # beside its own error its reader raises what torch and Python do
             raise UserError(f"{path} cannot be read ({error}); {_AGAIN}") from error
 
     def exported_program(self) -> ExportedProgram:
@@ -146,7 +150,10 @@ def write_checkpoint(
         part.mkdir(parents=True)
         save_graph(program, part / GRAPH_FILE)
         # adding +0 turns a -0 into +0, so that a zero is one bit pattern for every reader
-        weights = {name: (value.detach() + 0).cpu().contiguous() for name, value in model.state_dict().items()}
+        weights = {
+            name: (value.detach() + 0 if value.is_floating_point() else value.detach().clone()).cpu().contiguous()
+            for name, value in model.state_dict().items()
+        }
         safetensors.torch.save_file(weights, part / WEIGHT_FILE)
         if log is not None:
             shutil.copyfile(log, part / LOG_FILE)
@@ -187,26 +194,35 @@ def load_checkpoint(folder: Path, verify: bool = True) -> Checkpoint:
     path = folder / INFO_FILE
     if not path.is_file():
         raise UserError(f"{folder} is no checkpoint: it has no {INFO_FILE}; `st3 train` makes one")
-    raw = path.read_bytes()
     try:
-        version = msgspec.json.decode(raw, type=_Version).schema_version
+        raw = strict_json.read_bounded(path)
+        version = strict_json.decode(raw, _Version).schema_version
         if version > SCHEMA_VERSION:
             raise UserError(
                 f"{path} has schema {version}, this version reads up to {SCHEMA_VERSION}; update st3 or train again"
             )
-        info = msgspec.json.decode(raw, type=CheckpointInfo)
-    except msgspec.MsgspecError as error:
+        info = strict_json.decode(raw, CheckpointInfo)
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {_AGAIN}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {_AGAIN}") from error
     for name in (WEIGHT_FILE, GRAPH_FILE):
         if name not in info.files:
             raise UserError(f"{path} does not list {name}; {_AGAIN}")
     for name, digest in info.files.items():
-        if Path(name).name != name:
-            raise UserError(f"{path} names a file outside the checkpoint: {name!r}; do not use it")
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing; {_AGAIN}")
-        if verify and sha256_of(folder / name) != digest:
-            raise UserError(f"{folder / name} differs from its digest in {path.name}; {_AGAIN}")
+        if Path(name).name != name or not name.isprintable() or name == "..":
+            raise UserError(f"{path} names a file outside the checkpoint: {name[:200]!r}; do not use it")
+        try:
+            size = (folder / name).lstat().st_size
+            files.compare(folder, name, size, digest if verify else None)
+        except files.NotPlainFileError as error:
+            raise UserError(f"{folder / name} {error.strerror}; {_AGAIN}") from error
+        except FileNotFoundError as error:
+            raise UserError(f"{folder / name} is missing; {_AGAIN}") from error
+        except OSError as error:
+            raise UserError(f"{folder / name} cannot be read ({error.strerror}); {_AGAIN}") from error
+        except ValueError as error:
+            raise UserError(f"{folder / name} differs from its digest in {path.name}; {_AGAIN}") from error
     return Checkpoint(folder=folder, info=info)
 
 

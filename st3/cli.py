@@ -13,11 +13,19 @@ import click
 _COMMANDS = {
     "train": ("train.command:train", "Train a recipe with one sparse training method."),
     "sweep": ("train.sweep_command:sweep", "Train a recipe with several methods, sparsities and seeds; one table."),
+    "sparsify": ("train.sparsify_command:sparsify", "Make a trained dense network sparse: tuned, or at once."),
     "compile": ("compile.command:compile_", "Compile checkpoints into artifacts."),
     "bench": ("bench.command:bench", "Measure artifacts: latency, accuracy, memory, size."),
-    "report": ("bench.command:report", "Write the report of a measurement file."),
+    "report": ("bench.report_command:report", "Write the report of a measurement file, or compare two."),
     "check": ("runtime.command:check", "Replay an artifact's golden inputs."),
     "run": ("runtime.command:run", "Run an artifact on pictures or arrays."),
+    "serve": ("runtime.serve.command:serve", "Serve artifacts over HTTP (open inference protocol)."),
+    "doctor": ("st3.doctor:doctor", "Say what this machine is and what sparsity is worth on it."),
+    "explain": (
+        "bench.explain.command:explain",
+        "Explain an artifact's layer: its format, its bound, what would help.",
+    ),
+    "export-triton": ("runtime.triton.command:export_triton", "Write a model repository for Triton."),
     "inspect": ("st3.cli:inspect_", "Show what a checkpoint or an artifact holds."),
 }
 """Command name to where it lives and its line in ``st3 --help``, which so needs no import of the stage."""

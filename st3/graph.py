@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import io
 import logging
-import re
 import warnings
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,17 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from runtime.errors import UserError
-
-_PLAIN = re.compile(
-    r"[^/]+/(models/\w+\.json|data/(weights|constants)/\w+_config\.json|data/weights/weight_\d+|"
-    r"data/constants/tensor_\d+|archive_format|archive_version|byteorder|\.data/\w+|\.format_version)"
-)
-_FORMULA = re.compile(r"[\w\s\[\]().,<>=%*+/-]*")
-_WORD = re.compile(
-    r"Symbol|Integer|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|Identity|positive|negative|"
-    r"integer|real|nonnegative|nonzero|True|False|L|args|kwargs|size|and|or|not|[suz]\d+"
-)
-_SAMPLE = re.compile(r"[^/]+/data/sample_inputs/\w+\.pt")
+from runtime.exported import read_program
 
 
 def export_graph(model: nn.Module, shape: tuple[int, int, int]) -> ExportedProgram:
@@ -58,7 +45,7 @@ def save_graph(program: ExportedProgram, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No complete tensor found")  # the repeated zeros, on purpose
         torch.export.save(program, path)
-    refuse_code(path)
+    read_program(path)
 
 
 def load_graph(path: Path, weights: dict[str, Tensor]) -> ExportedProgram:
@@ -67,12 +54,12 @@ def load_graph(path: Path, weights: dict[str, Tensor]) -> ExportedProgram:
     Raises:
         UserError: the file is damaged, holds pickled data, or does not fit the weights.
     """
-    refuse_code(path)
+    raw = read_program(path)
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.ERROR)  # older torch warns that the archive has no example input
     try:
-        program = torch.export.load(path)
+        program = torch.export.load(io.BytesIO(raw))  # what was looked at, whatever lies there now
     except Exception as error:  # torch raises many types; all mean that this file cannot be read
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} cannot be read by torch {torch.__version__}: {first}; train again") from error
@@ -85,54 +72,6 @@ def load_graph(path: Path, weights: dict[str, Tensor]) -> ExportedProgram:
             raise UserError(f"{path} needs the weight {name} {value.dtype} {tuple(value.shape)}, found {found}")
         program.state_dict[name] = nn.Parameter(given, requires_grad=False) if _is_parameter(value) else given
     return program
-
-
-def refuse_code(path: Path) -> None:
-    """Let only plain tensors and JSON through: loading a pickle would run whatever code its writer chose.
-
-    Torch also evaluates the formulas of dynamic sizes as Python, so these may hold nothing but known functions.
-
-    Raises:
-        UserError: the archive is damaged or holds anything else.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                plain = _PLAIN.fullmatch(entry.filename) or (_SAMPLE.fullmatch(entry.filename) and not entry.file_size)
-                if not plain:
-                    raise UserError(f"{path} holds {entry.filename}, which may be pickled code; do not use this file")
-                if entry.filename.endswith("_config.json"):
-                    entries = json.loads(archive.read(entry)).get("config", {}).values()
-                    if any(item.get("use_pickle", True) for item in entries):
-                        raise UserError(f"{path} holds pickled tensors; do not use this file")
-                if "/models/" in entry.filename:
-                    for formula in _formulas(json.loads(archive.read(entry))):
-                        _refuse_formula(path, formula)
-    except (zipfile.BadZipFile, ValueError, AttributeError, OSError) as error:
-        raise UserError(f"{path} is no exported program ({error}); copy the checkpoint again or train again") from error
-
-
-def _formulas(node: object) -> Iterator[object]:
-    """All that torch evaluates in a serialised graph: the sizes that depend on the batch, and its guards."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == "expr_str":
-                yield value
-            elif key == "guards_code":
-                yield from value
-            else:
-                yield from _formulas(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _formulas(value)
-
-
-def _refuse_formula(path: Path, formula: object) -> None:
-    text = str(formula)
-    bare = re.sub(r"'\w*'", "", text)  # names of symbols and inputs
-    words = re.findall(r"[A-Za-z_]\w*", bare)
-    if not _FORMULA.fullmatch(bare) or not all(_WORD.fullmatch(word) for word in words):
-        raise UserError(f"{path} holds the formula {text[:80]!r}, which is not one of sizes; do not use this file")
 
 
 def _is_parameter(value: Tensor) -> bool:

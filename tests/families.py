@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
+import torch
+import torch.nn.functional as F
 import torchvision.models as models
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
@@ -81,6 +83,25 @@ def convnext() -> nn.Module:
     return model
 
 
+class Segmenter(nn.Module):
+    """What DeepLab and feature pyramids add to a backbone: maps of several sizes brought to one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(3, 12, 3, stride=2, padding=1)
+        self.coarse = nn.Conv2d(12, 16, 3, stride=2, padding=2, dilation=2)
+        self.lateral, self.top = nn.Conv2d(12, 8, 1), nn.Conv2d(16, 8, 1)
+        self.pooled, self.head = nn.Conv2d(16, 8, 1), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        fine = torch.relu(self.fine(x))
+        coarse = torch.relu(self.coarse(fine))
+        merged = self.lateral(fine) + F.interpolate(self.top(coarse), fine.shape[-2:], mode="nearest")
+        whole = F.adaptive_avg_pool2d(coarse, 1)
+        image = F.interpolate(self.pooled(whole), fine.shape[-2:], mode="bilinear")
+        return F.interpolate(self.head(torch.cat([merged, image], 1)), x.shape[-2:], mode="bilinear")
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (partial(models.resnet18, num_classes=10), 64),
     "wide_resnet": (lambda: ResNet(Bottleneck, [1, 1, 1, 1], num_classes=10, width_per_group=128), 64),
@@ -93,9 +114,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "vgg11": (partial(vgg, "vgg11"), 64),
     "vgg11_bn": (partial(vgg, "vgg11_bn"), 64),
     "densenet": (lambda: models.DenseNet(12, (3, 4, 3, 2), 24, num_classes=10), 64),
+    "shufflenet_v2": (partial(models.shufflenet_v2_x0_5, num_classes=10), 64),
     "squeezenet1_0": (partial(models.squeezenet1_0, num_classes=10), 96),
     "squeezenet1_1": (partial(models.squeezenet1_1, num_classes=10), 64),
     "regnet_x": (partial(regnet, None), 64),
     "regnet_y": (partial(regnet, 0.25), 64),
     "convnext": (convnext, 64),
+    "segmenter": (Segmenter, 50),
 }

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compile.graph import AdaptivePool, Concat, Conv, Elementwise, Graph, LayerNorm, Mean, Node, Pool
+from compile.graph import AdaptivePool, Concat, Conv, Elementwise, Graph, LayerNorm, Mean, Node, Pool, Resize
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
@@ -47,6 +47,8 @@ def _compute(node: Node, values: dict[str, Tensor]) -> Tensor:
     if isinstance(node, AdaptivePool):
         pool = F.adaptive_max_pool2d if node.maximum else F.adaptive_avg_pool2d
         return pool(values[node.input], (node.rows, node.columns))
+    if isinstance(node, Resize):
+        return torch.tensor(node.rows) @ values[node.input] @ torch.tensor(node.columns).T
     if isinstance(node, Mean):
         return values[node.input].mean((2, 3), keepdim=True)
     if isinstance(node, Elementwise):

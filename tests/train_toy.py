@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from runtime.data import Preprocessing, write_evaluation_set
+from runtime.data import Preprocessing
 from st3.plan import SparsityPlan
-from train.dataset import load_dataset
 from train.loop import Fitted, Job, fit, steps_of
 from train.memory import MemoryDataset, flip
 from train.progress import Report, Reporter
@@ -66,13 +65,6 @@ def job(
         **values,
     )
     return Job(recipe, settings, data, torch.device("cpu"), **{"save_every": 2, **(more or {})})
-
-
-def write_short_evaluation(folder: Path) -> None:
-    """Fashion-MNIST's first 500 test pictures, where a run of the command would write and evaluate all."""
-    data = load_dataset("fashion_mnist", Path(__file__).parents[1] / "data/fashion-mnist")
-    images, labels = data.evaluation()
-    write_evaluation_set(folder, data.name, images[:500], labels[:500], data.preprocessing, data.classes)
 
 
 class KilledError(Exception):

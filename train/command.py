@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -24,20 +25,81 @@ def _method_help() -> str:
 
 
 _POSITIVE = click.FloatRange(min=0, min_open=True)
+_Command: TypeAlias = Callable[..., Any]
+
+
+def model_options(command: _Command) -> _Command:
+    """The options that name a network."""
+    for option in (
+        click.option(
+            "--weights",
+            metavar="NAME",
+            help="Trained weights of torchvision's or timm's network: DEFAULT or their name.",
+        ),
+        click.option(
+            "--model-arg", multiple=True, metavar="KEY=VALUE", help="An argument of what builds it; repeatable."
+        ),
+        click.option(
+            "--model",
+            metavar="NAME",
+            help="A network of yours: torchvision:resnet18 (or resnet18), timm:NAME, or package.module:function, which "
+            "returns a torch.nn.Module.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def plan_options(command: _Command) -> _Command:
+    """The options that say how many zeros there shall be and where."""
+    for option in (
+        click.option(
+            "--layer-sparsity", multiple=True, metavar="NAME=VALUE", help="One layer's own sparsity; repeatable."
+        ),
+        click.option(
+            "--exempt", multiple=True, metavar="NAME", help="A layer that stays dense; wildcards; repeatable."
+        ),
+        click.option(
+            "--scope",
+            default="global",
+            show_default=True,
+            help="Of an unstructured threshold: global, uniform or erk.",
+        ),
+        click.option(
+            "--pattern",
+            default="unstructured",
+            show_default=True,
+            help="unstructured, N:M (2:4), 1xN (1x4) or channel.",
+        ),
+        click.option("--sparsity", type=float, help="Fraction of zeros in [0, 1); an N:M pattern fixes it."),
+    ):
+        command = option(command)
+    return command
+
+
+def device_options(command: _Command) -> _Command:
+    """The options that say where to compute."""
+    threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
+    kinds = click.Choice(["auto", "cpu", "cuda"])
+    return click.option("--device", type=kinds, default="auto", show_default=True)(threads(command))
+
+
+def data_option(command: _Command) -> _Command:
+    """The options that name the pictures."""
+    size = click.option(
+        "--image-size", type=click.IntRange(min=8), help="Side of pictures from folders.  [default: 224]"
+    )
+    folder = click.Path(path_type=Path)
+    return click.option("--data", type=folder, help="Folder of the data set.  [default: data/<data set>]")(
+        size(command)
+    )
 
 
 @click.command()
 @click.argument("recipe")
+@model_options
 @click.option("--method", default="st3", show_default=True, help=_method_help())
-@click.option("--sparsity", type=float, help="Fraction of zeros in [0, 1); an N:M pattern fixes it.")
-@click.option(
-    "--pattern", default="unstructured", show_default=True, help="unstructured, N:M (2:4), 1xN (1x4) or channel."
-)
-@click.option(
-    "--scope", default="global", show_default=True, help="Of an unstructured threshold: global, uniform or erk."
-)
-@click.option("--exempt", multiple=True, metavar="NAME", help="A layer that stays dense; wildcards; repeatable.")
-@click.option("--layer-sparsity", multiple=True, metavar="NAME=VALUE", help="One layer's own sparsity; repeatable.")
+@plan_options
 @click.option("--epochs", type=_POSITIVE, help="Passes over data.  [default: recipe's]")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Make the whole run this many steps at most.")
 @click.option("--finetune-epochs", type=click.FloatRange(min=0), help="Passes after the bake.  [default: recipe's]")
@@ -53,18 +115,17 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--teacher", type=click.Path(path_type=Path), help="A dense checkpoint to learn from.")
 @click.option("--temperature", type=_POSITIVE, help="Of the distillation.  [default: recipe's]")
 @click.option("--teacher-weight", type=click.FloatRange(0, 1), help="Its share of the loss.  [default: recipe's]")
-@click.option("--init-from", default="", metavar="CHECKPOINT|torchvision:WEIGHTS", help="The first weights.")
+@click.option("--init-from", default="", metavar="CHECKPOINT|FILE|torchvision:WEIGHTS", help="The first weights.")
 @click.option("--validate", type=click.IntRange(min=1), metavar="PICTURES", help="Hold out; keep the best weights.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all randomness.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of the data set.  [default: data/<data set>]")
+@device_options
+@data_option
 @click.option(
     "--loader",
     type=click.Choice(["torch", "dali"]),
     default="torch",
     show_default=True,
-    help="Of ImageNet; dali decodes on the GPU (extra: dali).",
+    help="Of folders of pictures; dali decodes on the GPU (extra: dali).",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The checkpoint.  [default: runs/<recipe>/checkpoints/<name>]"
@@ -126,13 +187,13 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
     from st3.registry import find_method
     from train.dataset import load_dataset, prepare_evaluation_set
     from train.lock import locked
-    from train.options import Options, make_job, make_plan
+    from train.options import Options, make_job, make_plan, refer
     from train.recipe import find_recipe
     from train.run import completed, train_checkpoint
     from train.settings import checkpoint_name
     from train.stop import EXIT_CODE, StoppedError, stop_on_sigterm
 
-    found = find_recipe(recipe)
+    found, start = refer(find_recipe(recipe), given["model"], given["model_arg"], given["weights"], given["init_from"])
     find_method(method)
     plan = make_plan(
         found, method, given["sparsity"], given["pattern"], given["scope"], given["exempt"], given["layer_sparsity"]
@@ -145,14 +206,16 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
         compile=given["compile"],
         graph=given["cuda_graph"],
         validate=given["validate"] or 0,
-        init_from=given["init_from"],
+        init_from=start,
         teacher=given["teacher"],
         save_every=given["save_every"],
         changes={name: given[name] for name in _CHANGES if given[name] is not None},
     )
     home = Path("runs") / recipe
-    out = out or home / "checkpoints" / checkpoint_name(method, plan)
-    dataset = load_dataset(found.data, given["data"] or Path("data") / found.data.replace("_", "-"))
+    named = f"{found.reference.short}-" if found.reference else ""
+    out = out or home / "checkpoints" / f"{named}{checkpoint_name(method, plan)}"
+    folder = given["data"] or Path("data") / found.data.replace("_", "-")
+    dataset = load_dataset(found.data, folder, given["image_size"])
     if given["loader"] == "dali":
         dataset = dataset.with_dali()
     job, remark = make_job(recipe, found, method, plan, options, dataset, where, world)

@@ -15,6 +15,9 @@ from torch import Tensor
 from runtime.data import EvaluationSet, Preprocessing, load_evaluation_set, write_evaluation_set
 from runtime.errors import UserError
 
+IMAGE_FOLDER = "image_folder"
+"""Key of the data set that is anybody's pictures."""
+
 
 class Dataset(ABC):
     """Training pictures with their augmentation, and the pictures on which accuracy is measured.
@@ -105,17 +108,21 @@ def part_of_batches(order: Tensor, batch_size: int, first_step: int, shard: tupl
     return indices[:, own], places[:, own]
 
 
-def load_dataset(key: str, folder: Path) -> Dataset:
+def load_dataset(key: str, folder: Path, side: int | None = None) -> Dataset:
     """Open a data set.
 
     Args:
         key: a module in ``train/data``.
         folder: where its files lie.
+        side: height and width in pixels that a picture gets; only folders of pictures can be asked for it.
 
     Raises:
         UserError: a file is missing or damaged; the message says how to get it.
     """
-    dataset = importlib.import_module(f"train.data.{key}").load(folder)
+    load = importlib.import_module(f"train.data.{key}").load
+    if side is not None and key != IMAGE_FOLDER:
+        raise UserError(f"--image-size {side}: the pictures of {key} have one size; leave it out")
+    dataset = load(folder) if side is None else load(folder, side)
     assert isinstance(dataset, Dataset), f"train.data.{key}.load returned {type(dataset)}"
     return dataset
 

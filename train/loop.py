@@ -136,6 +136,9 @@ class _Loop:
             self.store.clear()
         if job.world.first:
             self.reporter.start(step)
+            if self.trainer.untrained and not step:
+                names = ", ".join(self.trainer.untrained)
+                self.reporter.say(f"{names} begin at random: the first weights are for another number of classes")
         self.reported = self.kept = step
         return step
 

@@ -14,10 +14,11 @@ from train.distill import teacher_digest
 from train.distributed import World
 from train.graph_step import reason_against
 from train.loop import Job, steps_of
+from train.network import factory, parse_reference, refuse_misfit
 from train.precision import resolve
 from train.recipe import Recipe, digest
 from train.settings import Settings
-from train.start import start_digest
+from train.start import start_digest, zoo_weights
 from train.trainer import Execution
 
 _TYPO = 100.0
@@ -92,6 +93,43 @@ def change(recipe: Recipe, changes: dict[str, float | str | bool]) -> Recipe:
     return msgspec.structs.replace(recipe, **changes)
 
 
+def refer(
+    recipe: Recipe, model: str | None, arguments: tuple[str, ...], weights: str | None, init_from: str
+) -> tuple[Recipe, str]:
+    """The recipe with the network that ``--model`` names, and what ``--init-from`` is with ``--weights``.
+
+    Raises:
+        UserError: options contradict each other, or there are no such weights.
+    """
+    if model is not None:
+        recipe = msgspec.structs.replace(recipe, reference=parse_reference(model, arguments))
+    elif arguments and recipe.reference is not None:
+        recipe = msgspec.structs.replace(recipe, reference=parse_reference(recipe.reference.name, arguments))
+    elif arguments:
+        raise UserError("--model-arg goes with --model; the recipe's own network has no arguments")
+    if weights is None:
+        return recipe, init_from
+    if init_from:
+        raise UserError(f"--weights {weights} and --init-from {init_from} contradict each other; leave one out")
+    if recipe.reference is None:
+        raise UserError(f"--weights {weights} goes with --model, which names the network; or give --init-from")
+    return recipe, zoo_weights(recipe.reference, weights)
+
+
+def with_network(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe whose ``model`` builds the network that it refers to, for the classes of the data.
+
+    Raises:
+        UserError: there is no such network, or it fits neither the pictures nor the classes.
+    """
+    if recipe.reference is None:
+        return recipe
+    classes = len(dataset.classes)
+    make = factory(recipe.reference, classes)
+    refuse_misfit(make, recipe.reference.name, dataset.preprocessing.shape, classes)
+    return msgspec.structs.replace(recipe, model=make)
+
+
 def make_job(
     name: str,
     recipe: Recipe,
@@ -107,7 +145,7 @@ def make_job(
     Raises:
         UserError: an option does not fit the recipe, the data or the machine.
     """
-    recipe = change(recipe, options.changes)
+    recipe = change(with_network(recipe, dataset), options.changes)
     if recipe.batch_size % (world.size * recipe.accumulate):
         raise UserError(
             f"a batch of {recipe.batch_size} cannot be shared by {world.size} processes in {recipe.accumulate} parts "
@@ -133,6 +171,8 @@ def make_job(
         teacher=teacher_digest(options.teacher, dataset.preprocessing, dataset.classes) if options.teacher else "",
         start=start_digest(options.init_from) if options.init_from else "",
         changes=options.changes,
+        model=recipe.reference.name if recipe.reference else "",
+        model_arguments=recipe.reference.arguments if recipe.reference else {},
     )
     against = reason_against(device, world.size, dataset.on_device)
     execution = Execution(

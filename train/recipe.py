@@ -13,6 +13,7 @@ from torch import nn
 
 import train.recipes
 from runtime.errors import UserError
+from train.network import Reference
 from train.rates import Rate
 
 
@@ -41,6 +42,7 @@ class Recipe(msgspec.Struct, frozen=True):
         teacher_weight: share of the teacher in the loss, in [0, 1]; counts only where there is a teacher.
         finetune_epochs: passes over the data after the pruning is over and its mask frozen.
         finetune_rate: factor on the peak rate while fine-tuning.
+        reference: what ``model`` builds, where it is a network of the user's and not the recipe's own.
     """
 
     data: str
@@ -64,12 +66,15 @@ class Recipe(msgspec.Struct, frozen=True):
     teacher_weight: float = 0.5
     finetune_epochs: float = 0.0
     finetune_rate: float = 0.01
+    reference: Reference | None = None
 
 
 def digest(recipe: Recipe) -> str:
     """Short hash of every number in a recipe; the rate counts by its values, the network by its weights' shapes."""
-    values = [(name, value) for name, value in msgspec.structs.asdict(recipe).items() if name not in ("model", "rate")]
-    with torch.device("meta"):
+    other = ("model", "rate", "reference")
+    values = [(name, value) for name, value in msgspec.structs.asdict(recipe).items() if name not in other]
+    # a network of the user's may look at its weights as it makes them
+    with torch.device("meta" if recipe.reference is None else "cpu"), torch.random.fork_rng(devices=[]):
         shapes = [(name, tuple(value.shape)) for name, value in recipe.model().state_dict().items()]
     rates = [round(recipe.rate(step / 64), 9) for step in range(65)]
     return hashlib.sha256(repr((values, shapes, rates)).encode()).hexdigest()[:16]

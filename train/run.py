@@ -107,4 +107,6 @@ def describe(job: Job, fitted: Fitted, evaluation: EvaluationSet) -> CheckpointI
         changes=settings.changes,
         held_out=settings.held_out,
         selected_step=fitted.best.step if fitted.best else None,
+        model=settings.model,
+        model_arguments=settings.model_arguments,
     )

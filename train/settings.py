@@ -8,6 +8,7 @@ import msgspec
 
 from runtime.errors import UserError
 from st3.plan import SparsityPlan
+from train.network import Argument
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         teacher: digest of the teacher's weights; empty where there is none.
         start: digest or name of the weights that the run began with; empty for random ones.
         changes: values of the recipe that options replaced.
+        model: name of the network that replaced the recipe's; empty where none did.
+        model_arguments: of what builds it.
     """
 
     recipe: str
@@ -47,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     teacher: str = ""
     start: str = ""
     changes: dict[str, float | str | bool] = {}
+    model: str = ""
+    model_arguments: dict[str, Argument] = {}
 
     @property
     def all_steps(self) -> int:

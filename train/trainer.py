@@ -73,6 +73,7 @@ class Trainer:
         model: the network itself, without what trains it on many processes.
         pruner: of the main part of the run; baked when fine-tuning begins.
         learning_rate: of the last step.
+        untrained: what ``--init-from`` had no weights for.
     """
 
     def __init__(
@@ -80,8 +81,7 @@ class Trainer:
     ) -> None:
         torch.manual_seed(derive(settings.seed, "weights"))
         model = recipe.model()
-        if execution.start:
-            load_start(execution.start, model)
+        self.untrained = load_start(execution.start, model) if execution.start else []
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         self.pruner: Pruner = attach(self.model, settings.plan, settings.method)

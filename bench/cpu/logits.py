@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from bench.participant import Condition, Entry
     from bench.process import Worker
-    from bench.protocol import Condition, Entry
     from bench.session import Plan
 
 METRIC = "logits"

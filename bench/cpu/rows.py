@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench.cpu.plan import BASE, DENSE, weights_of
-from bench.intervals import percentile, ratio
+from bench.intervals import percentile
+from bench.launches import speedup
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         latency_ms_p50: median over all calls; a call is a whole batch.
         ratio_to_onnxruntime: how many times as fast as ONNX Runtime with the dense weights under the same condition:
-            the median over rounds of the ratio of the two medians of a round.
+            see ``bench.launches.speedup``.
     """
 
     weights: str
@@ -53,7 +54,7 @@ def make_rows(session: Measurements) -> tuple[Row, ...]:
             engine=record.engine,
             latency_ms_p50=percentile(samples, 0.5),
             latency_ms_p90=percentile(samples, 0.9),
-            ratio_to_onnxruntime=ratio(base.samples, m.samples).value,
+            ratio_to_onnxruntime=speedup(base, m, None).value,
         )
         rows.append(row)
     return tuple(rows)

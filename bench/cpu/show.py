@@ -24,9 +24,9 @@ COMPILE_TIME = "compile_time"
 MEMORY_ALONE = "memory_alone"
 
 
-def show(console: Console, session: Measurements, rows: Sequence[Row]) -> None:
-    """Print everything, the table of all engines and what is missing in it last."""
-    for table in step_tables(session):
+def show(console: Console, session: Measurements, rows: Sequence[Row], weights: Sequence[str]) -> None:
+    """Print everything, the steps of ``weights`` first, the table of all engines and what is missing in it last."""
+    for table in step_tables(session, weights):
         console.print(table)
         console.print()
     lines = (*peak_lines(session), *_memory_lines(session), *_resolution_lines(session))

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.messages import Profile, Warm
+from bench.participant import ANSWER_TIMEOUT_S, Participant
 from bench.process import WorkerError
-from bench.protocol import ANSWER_TIMEOUT_S, Participant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bench.measurement import Settings
     from bench.messages import Answer, Request
+    from bench.participant import Condition, Entry
     from bench.process import Worker
-    from bench.protocol import Condition, Entry
 
 
 def ask(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, get_args
 from rich.table import Table
 
 from bench import numbers
-from bench.intervals import percentile
+from bench.cpu.plan import weights_of
 from bench.measurement import Operand
+from bench.peaks import peak_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -18,29 +19,24 @@ if TYPE_CHECKING:
     from bench.measurement import ArtifactRecord, Measurements, Step
 
 
-def peak(session: Measurements, operand: Operand, threads: int) -> float | None:
-    """GFLOP/s: what nine of ten samples of the session stay below; ``None`` where there are none."""
-    found = [p.samples for p in session.peaks if (p.operand, p.threads) == (operand, threads)]
-    return percentile(list(chain.from_iterable(found)), 0.9) if found else None
-
-
 def gflops_useful(step: Step) -> float:
     """Two operations for each MAC with a non-zero weight, over the median time."""
     return _gflops(step.macs, statistics.median(step.samples_ms))
 
 
-def step_tables(session: Measurements) -> Iterator[Table]:
-    """One table per artifact and batch size whose steps were timed, with columns for each number of threads."""
-    records = {record.digest: record for record in session.artifacts}
+def step_tables(session: Measurements, weights: Sequence[str]) -> Iterator[Table]:
+    """One table per artifact with these weights and batch size, with columns for each number of threads."""
+    records = {record.digest: record for record in session.artifacts if weights_of(record) in weights}
     for key in dict.fromkeys((step.artifact, step.batch_size) for step in session.steps):
-        steps = [step for step in session.steps if (step.artifact, step.batch_size) == key]
-        yield _table(session, records[key[0]], steps)
+        if key[0] in records:
+            steps = [step for step in session.steps if (step.artifact, step.batch_size) == key]
+            yield _table(session, records[key[0]], steps)
 
 
 def peak_lines(session: Measurements) -> Iterator[str]:
     """The measured peaks in words, one line per number of threads."""
     for threads in sorted({p.threads for p in session.peaks}):
-        found = [(operand, peak(session, operand, threads)) for operand in get_args(Operand)]
+        found = [(operand, peak_of(session.peaks, operand, threads)) for operand in get_args(Operand)]
         places = ", ".join(f"{numbers.gflops(value)} from {operand}" for operand, value in found if value is not None)
         yield f"multiply-adds, {numbers.threads(threads)}: GFLOP/s {places}"
 
@@ -61,7 +57,10 @@ def _table(session: Measurements, record: ArtifactRecord, steps: Sequence[Step])
         for name in (f"{numbers.threads(threads)}, ms", "GFLOP/s", "of peak", "of L1's"):
             table.add_column(name, justify="right", no_wrap=True)
     densities = {layer.name: f"{layer.density:.3f}" for layer in record.layers}
-    peaks = {threads: (peak(session, "registers", threads), peak(session, "L1", threads)) for threads in counts}
+    peaks = {
+        threads: (peak_of(session.peaks, "registers", threads), peak_of(session.peaks, "L1", threads))
+        for threads in counts
+    }
     totals = []
     for threads, mine in by_count.items():
         whole_ms = sum(statistics.median(step.samples_ms) for step in mine)

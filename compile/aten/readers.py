@@ -6,7 +6,7 @@ import operator
 
 import torch
 
-from compile.aten import elementwise, layers, pooling, shaping
+from compile.aten import channels, elementwise, layers, pooling, resizing, shaping
 from compile.aten.state import Reader
 
 aten = torch.ops.aten
@@ -50,6 +50,12 @@ READERS: dict[object, Reader] = {
     aten.avg_pool2d.default: pooling.average_pool,
     aten.adaptive_avg_pool2d.default: pooling.adaptive_pool(maximum=False),
     aten.adaptive_max_pool2d.default: pooling.adaptive_pool(maximum=True),
+    aten.upsample_nearest2d.vec: resizing.resize("nearest"),
+    aten.upsample_nearest2d.default: resizing.resize("nearest"),
+    aten.upsample_bilinear2d.vec: resizing.resize("bilinear"),
+    aten.upsample_bilinear2d.default: resizing.resize("bilinear"),
+    aten.upsample_bicubic2d.vec: resizing.resize("bicubic"),
+    aten.upsample_bicubic2d.default: resizing.resize("bicubic"),
     aten.mean.dim: pooling.mean,
     aten.flatten.using_ints: shaping.reshaped,
     aten.unflatten.int: shaping.reshaped,
@@ -69,5 +75,11 @@ READERS: dict[object, Reader] = {
     aten.feature_dropout.default: shaping.dropout,
     aten.feature_dropout_.default: shaping.dropout,
     aten.cat.default: shaping.concat,
-    operator.getitem: shaping.first_result,
+    aten.chunk.default: channels.chunk,
+    aten.split.Tensor: channels.split,
+    aten.split.sizes: channels.split,
+    aten.split_with_sizes.default: channels.split,
+    aten.slice.Tensor: channels.slice_channels,
+    aten.channel_shuffle.default: channels.shuffle,
+    operator.getitem: shaping.one_result,
 }

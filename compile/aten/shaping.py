@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from compile.aten import channels
 from compile.aten.state import Import, arguments, in_order, size_of
 from compile.aten.views import Dims, axis, reshape
 from compile.graph import Concat
@@ -13,6 +14,8 @@ from runtime.errors import UserError
 
 def reshaped(state: Import, node: fx.Node) -> None:
     """Flatten, view, reshape, squeeze, unsqueeze: what the result's size says."""
+    if channels.group(state, node):
+        return
     view = state.view(node.args[0])
     batch, *size = size_of(node)
     old = size_of(node.args[0]) if isinstance(node.args[0], fx.Node) else []
@@ -28,14 +31,17 @@ def reshaped(state: Import, node: fx.Node) -> None:
 
 def permute(state: Import, node: fx.Node) -> None:
     """Another order of the dimensions; the batch stays first."""
-    view = state.view(node.args[0])
-    count = len(view.dims)
+    assert isinstance(node.args[0], fx.Node)
+    count = len(size_of(node.args[0]))
     if node.target is torch.ops.aten.transpose.int:
         _, first, second = arguments(node)
         order = list(range(count))
         order[first], order[second] = order[second], order[first]
     else:
         order = [int(number) % count for number in arguments(node)[1]]
+    if channels.swap(state, node, order):
+        return
+    view = state.view(node.args[0])
     if order[0] != 0:
         raise UserError(f"node {node.name!r} moves the batch away from dimension 0; the native backend cannot")
     state.show(node, view.name, tuple(view.dims[number] for number in order), view.memory)
@@ -49,6 +55,8 @@ def same(state: Import, node: fx.Node) -> None:
 
 def copied(state: Import, node: fx.Node) -> None:
     """A copy, or the tensor itself where torch's ``contiguous`` has nothing to do."""
+    if channels.keep(state, node):
+        return
     view = state.view(node.args[0])
     kept = node.target is torch.ops.aten.contiguous.default and in_order(view.dims)
     state.show(node, view.name, view.dims, view.memory if kept else None)
@@ -61,8 +69,10 @@ def dropout(state: Import, node: fx.Node) -> None:
     same(state, node)
 
 
-def first_result(state: Import, node: fx.Node) -> None:
-    """The first of an operator's results, which is its value."""
+def one_result(state: Import, node: fx.Node) -> None:
+    """One of several parts of the channels; of any other operator the first result, which is its value."""
+    if channels.part(state, node):
+        return
     source, index = node.args
     if index != 0:
         raise UserError(f"node {node.name!r} takes result {index} of {source!r}; the native backend has the first only")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,14 +17,31 @@ from compile.passes.fold_batchnorm import tensor_of
 from runtime.errors import UserError
 
 
+class Grouped(msgspec.Struct, frozen=True):
+    """A map ``value`` seen as ``(B, groups, C / groups, H, W)``, or, ``swapped``, with these two exchanged."""
+
+    value: str
+    groups: int
+    swapped: bool = False
+
+
 class Import:
-    """The graph so far: nodes, the shapes of values, and what each torch node shows of which value."""
+    """The graph so far: nodes, the shapes of values, and what each torch node shows of which value.
+
+    Attributes:
+        parts: of a torch node with several results the value and the channels that each of them is.
+        grouped: torch nodes that show a map's channels in groups, on the way to a shuffle.
+        chosen: torch nodes that are some channels of a map and share its memory.
+    """
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
         self.nodes: list[Node] = []
         self.shapes: dict[str, Shape] = {}
         self.views: dict[fx.Node, View] = {}
+        self.parts: dict[fx.Node, list[tuple[str, NDArray[np.int64]]]] = {}
+        self.grouped: dict[fx.Node, Grouped] = {}
+        self.chosen: set[fx.Node] = set()
         self._memories = 0
 
     def view(self, node: object) -> View:
@@ -65,7 +83,16 @@ class Import:
         self.views[node] = View(name, dims, memory)
 
     def overwrite(self, target: fx.Node, result: fx.Node) -> None:
-        """An operator wrote its result over ``target``: all that share its memory show the new value from now on."""
+        """An operator wrote its result over ``target``: all that share its memory show the new value from now on.
+
+        Raises:
+            UserError: ``target`` is some channels of a map, whose memory torch would change in part.
+        """
+        if target in self.chosen:
+            raise UserError(
+                f"node {result.name!r} writes over {target.name!r}, which is some channels of a larger map; the native "
+                f"backend cannot change part of a map: use the operator that is not in place"
+            )
         old, new = self.view(target).memory, self.view(result)
         for node, view in self.views.items():
             if view.memory == old:

@@ -12,7 +12,20 @@ from torch import Tensor, nn
 from compile.cuda.formats.dense import ACTIVATIONS
 from compile.cuda.problem import DTYPES
 from compile.cuda.sites import is_scale
-from compile.graph import AdaptivePool, Concat, Conv, Elementwise, Graph, LayerNorm, Mean, Node, Pool, Shape, reads
+from compile.graph import (
+    AdaptivePool,
+    Concat,
+    Conv,
+    Elementwise,
+    Graph,
+    LayerNorm,
+    Mean,
+    Node,
+    Pool,
+    Resize,
+    Shape,
+    reads,
+)
 
 
 @final
@@ -63,6 +76,8 @@ def _module(node: Node, shapes: Mapping[str, Shape], layers: Mapping[str, nn.Mod
         return _MaxPool(node) if node.maximum else _AveragePool(node, shapes, dtype)
     if isinstance(node, LayerNorm):
         return _ChannelNorm(node, dtype)
+    if isinstance(node, Resize):
+        return _Resize(node, dtype)
     return _Plain(node)
 
 
@@ -89,6 +104,22 @@ class _Plain(nn.Module):
         if node.right is not None:
             x = x + inputs[1] if node.op == "add" else x * inputs[1]
         return ACTIVATIONS[node.activation](x)
+
+
+@final
+class _Resize(nn.Module):
+    """Two products with matrices."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, node: Resize, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.tensor(node.rows).to(dtype))
+        self.register_buffer("columns", torch.tensor(node.columns).T.contiguous().to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows @ x @ self.columns
 
 
 @final

@@ -12,12 +12,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from compile.graph import AdaptivePool, Concat, Conv, LayerNorm, Mean, Pool
+from compile.graph import AdaptivePool, Concat, Conv, LayerNorm, Mean, Pool, Resize
 from compile.native.emit_channels import emit_channel_conv
 from compile.native.emit_conv import emit_conv
 from compile.native.emit_elementwise import emit_elementwise, emit_layer_norm
 from compile.native.emit_moves import emit_gather, emit_scatter
 from compile.native.emit_pool import emit_adaptive_pool, emit_mean, emit_pool
+from compile.native.emit_resize import emit_resize
 from compile.native.isa import Isa
 from compile.native.kernel_table import KERNELS
 from compile.native.pieces import Piece, Unit, literal, struct, tensor_index
@@ -66,7 +67,7 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa, packs: Packs | No
         f"#define ST3_ABI_VERSION {ABI_VERSION}",
         f"#define ST3_LANES {isa.lanes}",
         f"#define ST3_CONTENT {content:#x}ull",
-        *(f'#include "{name}.h"' for name in ("model", "move", "tile", "pool", "elementwise", "layer_norm")),
+        *(f'#include "{name}.h"' for name in ("model", "move", "tile", "pool", "resize", "elementwise", "layer_norm")),
         "namespace st3 {",
         *(f"void {name}(const Work& work, int block);" for name in units),
         "}  // namespace st3",
@@ -115,6 +116,8 @@ def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], file: WeightF
         return emit_adaptive_pool(plan, step, node, file)
     if isinstance(node, Mean):
         return emit_mean(plan, step, file)
+    if isinstance(node, Resize):
+        return emit_resize(plan, step, node, file)
     if isinstance(node, LayerNorm):
         return emit_layer_norm(plan, step, node, file)
     assert not isinstance(node, Concat), "the plan makes copies of it"

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.native.plan import Plan
-from runtime.abi import SIGNATURES
+from runtime.abi import ABI_VERSION, SIGNATURES
 
 
 def open_library(path: Path) -> ctypes.CDLL:
     """Load a library that this process has just built."""
     library = ctypes.CDLL(str(path))
-    for name, (result, arguments) in SIGNATURES.items():
+    for name, (result, arguments) in SIGNATURES[ABI_VERSION].items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     return library

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compile.graph import AdaptivePool, Concat, Conv, Elementwise, Graph, LayerNorm, Mean, Pool
+from compile.graph import AdaptivePool, Concat, Conv, Elementwise, Graph, LayerNorm, Mean, Pool, Resize
 from compile.tensorrt import windows
 from compile.tensorrt.half import as_half
 
@@ -164,6 +164,15 @@ def _adaptive_pool(writer: HalfWriter, node: AdaptivePool, graph: Graph) -> None
     windows.adaptive_pool(writer, node, graph.shapes[node.input])
 
 
+def _resize(writer: HalfWriter, node: Resize, graph: Graph) -> None:
+    """Two products with matrices."""
+    del graph
+    rows = writer.half(f"{node.output}/row_weights", node.rows)
+    columns = writer.half(f"{node.output}/column_weights", np.ascontiguousarray(node.columns.T))
+    made = writer.node("MatMul", [rows, node.input], f"{node.output}/rows", f"{node.output}/rows")
+    writer.node("MatMul", [made, columns], node.output, node.output)
+
+
 def _layer_norm(writer: HalfWriter, node: LayerNorm, graph: Graph) -> None:
     """ONNX normalises the last axes, so the channels go there and back; the sums are float32 (``stash_type`` 1)."""
     del graph
@@ -185,4 +194,5 @@ _WRITERS: dict[type, Callable[..., None]] = {
     Elementwise: _elementwise,
     Concat: _concat,
     LayerNorm: _layer_norm,
+    Resize: _resize,
 }

@@ -77,7 +77,7 @@ def cubin(
     parts += [f"{name}\0{body}" for name, body in sorted((headers or {}).items())]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     path = next((folder / f"{key}.cubin" for folder in _shipped if (folder / f"{key}.cubin").is_file()), None)
-    path = path or cache_folder() / "{}-{}.{}.cubin".format(key, *_version())
+    path = path or cache_folder() / "{}-{}.{}.cubin".format(key, *version())
     if not path.is_file():
         _write(path, build(text, arch, headers, defines)[0])
     made = path.read_bytes()
@@ -251,7 +251,8 @@ def _read(program: ctypes.c_void_p, what: str) -> bytes:
 
 
 @functools.cache
-def _version() -> tuple[int, int]:
+def version() -> tuple[int, int]:
+    """Major and minor version of the library; raises ``UserError`` where there is none."""
     major, minor = ctypes.c_int(), ctypes.c_int()
     _nvrtc().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     return major.value, minor.value

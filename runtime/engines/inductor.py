@@ -6,11 +6,13 @@ A CPU's package is called as it is. On a GPU the whole network is captured as on
 from __future__ import annotations
 
 import importlib
+import io
 import pkgutil
+import warnings
 from typing import TYPE_CHECKING, final
 
 from runtime.engine import Engine
-from runtime.errors import ArtifactError
+from runtime.errors import ArtifactError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from runtime.artifact import Artifact
+    from runtime.tensors import DLPack
 
 PACKAGE = "model.pt2"
 PROGRAM = "exported.pt2"
 
 
+@final
 class InductorEngine(Engine):
     """One AOTInductor package; torch is only its tensor library, nothing is compiled here."""
 
@@ -33,20 +37,19 @@ class InductorEngine(Engine):
         super().__init__(artifact, threads)
         self._package = package
 
-    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """See ``Engine.run``."""
+    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+        """The input is read in place; the answer lies in a buffer of the package's and is copied once."""
         import torch
 
         with torch.inference_mode():
-            result = self._package(torch.from_numpy(self.checked_input(inputs)))
-        tensor = result[0] if isinstance(result, (list, tuple)) else result
-        # a copy: the package may hand out a buffer that its next call overwrites
-        return {self.artifact.manifest.output.name: tensor.numpy().copy()}
+            answer = self._package(torch.from_numpy(given))
+        tensor = answer[0] if isinstance(answer, (list, tuple)) else answer
+        torch.from_numpy(result).copy_(tensor)
 
 
 @final
 class CudaEngine(Engine):
-    """One CUDA graph. Inputs and outputs pass through pinned memory, which the GPU reads and writes by itself."""
+    """One CUDA graph. A host's arrays pass through pinned memory; a GPU's tensors are copied on the GPU."""
 
     def __init__(self, artifact: Artifact, threads: int, function: Callable[[Tensor], Tensor]) -> None:
         import torch
@@ -59,28 +62,36 @@ class CudaEngine(Engine):
         self._input = torch.empty(manifest.input.shape, pin_memory=True)
         self._output = torch.empty(manifest.output.shape, pin_memory=True)
 
-    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """See ``Engine.run``."""
+    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
         import torch
 
-        self._fill(inputs)
+        self._fill(given)
         self._replay.replay()
         self._output.copy_(self._replay.output, non_blocking=True)
         torch.cuda.current_stream().synchronize()
-        return {self.artifact.manifest.output.name: self._output.numpy().copy()}
+        torch.from_numpy(result).copy_(self._output)
 
-    def device_ms(self, inputs: Mapping[str, NDArray[np.float32]], cold: bool = False) -> float | None:
+    def _compute_on_device(self, inputs: Mapping[str, DLPack], out: Mapping[str, DLPack] | None) -> dict[str, DLPack]:
+        from runtime.cuda.exchange import device_input, device_output
+
+        self._replay.input.copy_(device_input(self, inputs, self._replay.input.device), non_blocking=True)
+        answer = device_output(self, out, self._replay.output)
+        self._replay.replay()
+        answer.copy_(self._replay.output, non_blocking=True)
+        return {self.artifact.manifest.output.name: answer}
+
+    def device_ms(self, inputs: Mapping[str, DLPack], cold: bool = False) -> float | None:
         """See ``Engine.device_ms``: CUDA events around one replay of the graph."""
         from runtime.cuda.replay import replay_us
 
-        self._fill(inputs)
+        self._fill(self.checked_input(inputs))
         # the first one keeps the GPU busy while the second is started, which would count as its time otherwise
         return replay_us([self._replay.replay] * 2, cold)[-1] / 1000.0
 
-    def _fill(self, inputs: Mapping[str, NDArray[np.float32]]) -> None:
+    def _fill(self, given: NDArray[np.float32]) -> None:
         import torch
 
-        self._input.copy_(torch.from_numpy(self.checked_input(inputs)))
+        self._input.copy_(torch.from_numpy(given))
         self._replay.input.copy_(self._input, non_blocking=True)
 
 
@@ -93,6 +104,8 @@ def load(artifact: Artifact, threads: int) -> Engine:
     import torch
 
     torch.set_num_threads(threads)
+    # inputs are only read, be their memory writable or not
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     if artifact.manifest.target.device == "cuda":
         check_gpu(artifact)
         return CudaEngine(artifact, threads, load_function(artifact))
@@ -118,7 +131,7 @@ def load_function(artifact: Artifact) -> Callable[[Tensor], Tensor]:
     register_ops(artifact)
     nvrtc.add_shipped(artifact.payload / nvrtc.SHIPPED)
     gpu.prepare(artifact.manifest.target.dtype)
-    if (artifact.payload / PACKAGE).is_file():
+    if f"payload/{PACKAGE}" in artifact.manifest.files:
         from runtime.cuda.replay import first_tensor
 
         package = _loaded(artifact, True)
@@ -145,8 +158,10 @@ def _loaded(artifact: Artifact, single: bool) -> Any:
     import torch
 
     path = artifact.payload / PACKAGE
+    content = artifact.read(f"payload/{PACKAGE}").tobytes()
     try:
-        return torch._inductor.aoti_load_package(str(path), run_single_threaded=single)
+        # torch unpacks it into a folder of its own, so what was checked is what runs
+        return torch._inductor.aoti_load_package(io.BytesIO(content), run_single_threaded=single)
     except Exception as error:  # the loader raises whatever the C++ side threw
         raise ArtifactError(f"torch {torch.__version__} cannot load {path}: {error}") from error
 
@@ -154,9 +169,16 @@ def _loaded(artifact: Artifact, single: bool) -> Any:
 def _exported(artifact: Artifact) -> Any:
     import torch
 
+    from runtime.exported import refuse_code
+
     path = artifact.payload / PROGRAM
+    content = artifact.read(f"payload/{PROGRAM}").tobytes()
     try:
-        return torch.export.load(path).module(check_guards=False)
+        refuse_code(path, content)
+    except UserError as error:
+        raise ArtifactError(str(error)) from error
+    try:
+        return torch.export.load(io.BytesIO(content)).module(check_guards=False)
     except Exception as error:  # torch raises many types; all mean that this file cannot be read
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArtifactError(f"torch {torch.__version__} cannot load {path}: {first}") from error

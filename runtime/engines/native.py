@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 import weakref
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from runtime.abi import ABI_VERSION, DONE, LIBRARY_FILE, SIGNATURES, STEPS_FILE, WEIGHT_FILE, batch_folder
+from runtime import files
+from runtime.abi import (
+    DONE,
+    LIBRARY_FILE,
+    SIGNATURES,
+    STEPS_FILE,
+    WEIGHT_FILE,
+    WEIGHT_HEADER,
+    WEIGHT_MAGIC,
+    batch_folder,
+)
 from runtime.batches import padded, pieces
 from runtime.engine import Engine
 from runtime.errors import ArtifactError, UserError
@@ -17,28 +26,22 @@ from runtime.steps import StepTime, read_steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from runtime.artifact import Artifact
+    from runtime.tensors import DLPack
 
 
 @final
 class Network:
     """One batch size: its library and weights, and from ``open`` to ``close`` its tensors and sleeping threads."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        self.folder = folder
+    def __init__(self, artifact: Artifact, place: str, size: int, threads: int) -> None:
+        self.folder = artifact.folder / place
         self.threads = threads
-        self.library = _library(folder / LIBRARY_FILE)
-        try:
-            # the library reads this mapping for as long as the handle lives
-            self._weights = np.memmap(folder / WEIGHT_FILE, np.uint8, mode="r")
-        except (OSError, ValueError) as error:
-            raise ArtifactError(
-                f"{folder / WEIGHT_FILE} cannot be read ({error}); copy or compile the artifact again"
-            ) from error
+        self.library = _library(artifact, f"{place}/{LIBRARY_FILE}", size)
+        self._weights = _weights(artifact, f"{place}/{WEIGHT_FILE}", self.library.st3_abi_version())
         self._handle = 0
 
     def open(self) -> int:
@@ -75,34 +78,22 @@ class NativeEngine(Engine):
         super().__init__(artifact, threads)
         self._networks = networks
         self._sizes = tuple(sorted(networks, reverse=True))
-        self._running = threading.Lock()
         self._finalizer = weakref.finalize(self, _close, tuple(networks.values()))
 
-    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """See ``Engine.run``. A second Python thread that calls while one runs gets a ``UserError``.
+    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+        """The largest compiled batches come first; a rest below the smallest one runs in that, filled up with zeros."""
+        start = 0
+        for size, count in pieces(len(given), self._sizes):
+            batch, rows = given[start : start + count], result[start : start + count]
+            if count == size:
+                self._call("st3_run", size, batch, rows)
+            else:
+                full = np.empty((size, *result.shape[1:]), np.float32)
+                self._call("st3_run", size, padded(batch, size), full)
+                rows[:] = full[:count]
+            start += count
 
-        The largest compiled batches come first; a rest below the smallest one runs in that, filled up with zeros.
-        """
-        self._begin()
-        try:
-            given = self.checked_input(inputs)
-            spec = self.artifact.manifest.output
-            result = np.empty((len(given), *spec.shape[1:]), np.float32)
-            start = 0
-            for size, count in pieces(len(given), self._sizes):
-                batch, rows = given[start : start + count], result[start : start + count]
-                if count == size:
-                    self._call("st3_run", size, batch, rows)
-                else:
-                    full = np.empty((size, *spec.shape[1:]), np.float32)
-                    self._call("st3_run", size, padded(batch, size), full)
-                    rows[:] = full[:count]
-                start += count
-            return {spec.name: result}
-        finally:
-            self._running.release()
-
-    def profile(self, inputs: Mapping[str, NDArray[np.float32]]) -> tuple[StepTime, ...]:
+    def profile(self, inputs: Mapping[str, DLPack]) -> tuple[StepTime, ...]:
         """Run one batch of a compiled size as ``run`` does and time each step.
 
         Where each thread runs groups of pictures on its own, a step's time is the mean over the threads, so that the
@@ -116,6 +107,8 @@ class NativeEngine(Engine):
                 compiled = ", ".join(map(str, self._sizes))
                 raise UserError(f"a profile takes a batch of a compiled size ({compiled}), got {size} pictures")
             network = self._networks[size]
+            if not hasattr(network.library, "st3_profile"):
+                raise UserError(f"{network.folder} is of an older st3 and cannot be profiled; compile it again")
             steps = read_steps(network.folder / STEPS_FILE)
             result = np.empty((size, *self.artifact.manifest.output.shape[1:]), np.float32)
             step_ns = np.zeros(network.library.st3_step_count(), np.uint64)
@@ -124,18 +117,9 @@ class NativeEngine(Engine):
         finally:
             self._running.release()
 
-    def close(self) -> None:
-        """Stop the threads and free the tensors; waits for a run in another thread."""
-        with self._running:
-            self._finalizer()
-
-    def _begin(self) -> None:
-        """Claim the engine for this thread."""
-        if not self._running.acquire(blocking=False):
-            raise UserError("this engine is running in another thread; load the artifact once per thread")
-        if not self._finalizer.alive:
-            self._running.release()
-            raise UserError("this engine was closed; load the artifact again")
+    def _free(self) -> None:
+        """Stop the threads and free the tensors."""
+        self._finalizer()
 
     def _call(
         self, function: str, size: int, batch: NDArray[np.float32], result: NDArray[np.float32], *more: int
@@ -147,30 +131,65 @@ class NativeEngine(Engine):
 
 def load(artifact: Artifact, threads: int) -> Engine:
     """Load the libraries; raises ``ArtifactError`` where one cannot be loaded or does not fit its weights."""
-    target = artifact.manifest.target
-    folders = {size: artifact.payload / batch_folder(size) for size in target.sizes}
-    for size, folder in folders.items():
-        if f"payload/{folder.name}/{LIBRARY_FILE}" not in artifact.manifest.files:
-            raise ArtifactError(
-                f"{artifact.folder} has no {folder.name}/{LIBRARY_FILE} for batch size {size}: it was compiled by an "
-                f"older st3; compile it again"
-            )
-    networks = {size: Network(folder, threads) for size, folder in folders.items()}
+    sizes = artifact.manifest.target.sizes
+    places = {size: f"payload/{batch_folder(size)}" for size in sizes}
+    if len(sizes) == 1 and f"payload/{LIBRARY_FILE}" in artifact.manifest.files:  # as schema 1 has it
+        places = {sizes[0]: "payload"}
+    networks = {size: Network(artifact, place, size, threads) for size, place in places.items()}
     networks[min(networks)].open()
     return NativeEngine(artifact, threads, networks)
 
 
-def _library(path: Path) -> ctypes.CDLL:
+def _weights(artifact: Artifact, name: str, version: int) -> NDArray[np.uint8]:
+    """The weight file, mapped, or in private memory where it must be what was demanded; its header is checked.
+
+    ABI 1 has no length in the header: its libraries know how long their file must be.
+    """
+    path = artifact.folder / name
+    if artifact.trusted:
+        content = artifact.read(name)
+    else:
+        try:
+            with files.opened(artifact.folder, name) as handle:
+                content = np.memmap(open(handle, "rb", closefd=False), np.uint8, "r")  # noqa: SIM115
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{path} cannot be read ({error}); copy or compile the artifact again") from error
+    head = content[: WEIGHT_HEADER.size].tobytes()
+    magic, _, length = WEIGHT_HEADER.unpack(head) if len(head) == WEIGHT_HEADER.size else (b"", 0, 0)
+    if magic != WEIGHT_MAGIC or (version > 1 and length != content.size):
+        raise ArtifactError(
+            f"{path} is no weight file, or was cut: it does not belong to this library; copy or compile the artifact "
+            f"again"
+        )
+    return content
+
+
+def _library(artifact: Artifact, name: str, size: int) -> ctypes.CDLL:
+    """The library, of an ABI that this runtime speaks, for tensors of the manifest's shapes and ``size`` pictures."""
+    path = artifact.folder / name
+    manifest = artifact.manifest
+    content = artifact.read(name)
     try:
-        library = ctypes.CDLL(str(path.resolve()))
+        library = files.load_library(content, path, artifact.trusted)
         version = library.st3_abi_version()
-        if version != ABI_VERSION:
-            raise ArtifactError(f"{path} speaks ABI {version}, this runtime {ABI_VERSION}; compile again or update st3")
-        for name, (result, arguments) in SIGNATURES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
+        if version not in SIGNATURES:
+            speaks = ", ".join(map(str, SIGNATURES))
+            raise ArtifactError(f"{path} speaks ABI {version}, this runtime {speaks}; compile again or update st3")
+        for function, (result, arguments) in SIGNATURES[version].items():
+            found = getattr(library, function)
+            found.restype, found.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         raise ArtifactError(f"{path} cannot be loaded ({error}); compile it on a system like this one") from error
+    if version >= 3:
+        for floats, spec in (
+            (library.st3_input_floats(), manifest.input),
+            (library.st3_output_floats(), manifest.output),
+        ):
+            if floats * manifest.target.batch_size != spec.elements * size:
+                raise ArtifactError(
+                    f"{path} was compiled for {floats} numbers of {spec.name!r}, the manifest says {spec.shape} in "
+                    f"batches of {size}; it does not belong to this library: copy or compile the artifact again"
+                )
     return library
 
 

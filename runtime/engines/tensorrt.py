@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runtime.artifact import Artifact
+    from runtime.tensors import DLPack
 
 _WARM_UP = 2  # TensorRT allocates and, for RTX, compiles when it runs first
 
 
+@final
 class TensorRtEngine(Engine):
     """One execution context with its own stream; torch is only what allocates and captures.
 
@@ -50,20 +52,37 @@ class TensorRtEngine(Engine):
         """See the class."""
         return self._graph is not None
 
-    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """See ``Engine.run``."""
+    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+        """Through pinned memory, from which and to which the GPU copies by itself."""
         import torch
 
-        np.copyto(self._host_in.numpy(), self.checked_input(inputs))
+        np.copyto(self._host_in.numpy(), given)
         with torch.cuda.stream(self._stream):
             if self._graph is None:
                 self._enqueue()
             else:
                 self._graph.replay()
         self._stream.synchronize()
-        return {self.artifact.manifest.output.name: self._host_out.numpy().copy()}
+        np.copyto(result, self._host_out.numpy())
 
-    def close(self) -> None:
+    def _compute_on_device(self, inputs: Mapping[str, DLPack], out: Mapping[str, DLPack] | None) -> dict[str, DLPack]:
+        """Without the graph, which holds the copies from and to the host."""
+        import torch
+
+        from runtime.cuda.exchange import device_input, device_output
+
+        given = device_input(self, inputs, self._device_in.device)
+        answer = device_output(self, out, self._device_out)
+        caller = torch.cuda.current_stream()
+        self._stream.wait_stream(caller)
+        with torch.cuda.stream(self._stream):
+            self._device_in.copy_(given, non_blocking=True)
+            self._execute()
+            answer.copy_(self._device_out, non_blocking=True)
+        caller.wait_stream(self._stream)
+        return {self.artifact.manifest.output.name: answer}
+
+    def _free(self) -> None:
         """Free the graph and TensorRT's memory."""
         self._graph = self._context = self._engine = None
 
@@ -83,9 +102,12 @@ class TensorRtEngine(Engine):
 
     def _enqueue(self) -> None:
         self._device_in.copy_(self._host_in, non_blocking=True)
+        self._execute()
+        self._host_out.copy_(self._device_out, non_blocking=True)
+
+    def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise ArtifactError(f"TensorRT could not run {self.artifact.payload / PLAN_FILE}; compile it again")
-        self._host_out.copy_(self._device_out, non_blocking=True)
 
     def _prepare(self) -> None:
         """Run until nothing is allocated any more, then capture."""
@@ -123,7 +145,7 @@ def load(artifact: Artifact, threads: int) -> Engine:
     trt = library.module
     logger = _logger(trt, messages)
     runtime = trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine((artifact.payload / PLAN_FILE).read_bytes())
+    engine = runtime.deserialize_cuda_engine(artifact.read(f"payload/{PLAN_FILE}").tobytes())
     context = engine.create_execution_context() if engine is not None else None
     if context is None:
         said = messages[-1] if messages else "it says nothing of why"

@@ -16,7 +16,8 @@ import bench.cpu.command as command
 import bench.cpu.plan as planning
 from bench.cpu.alone import run_alone
 from bench.cpu.command import compile_times, main, refuse_wrong_answers
-from bench.measurement import Measurements, read_measurements
+from bench.measurement import Measurements
+from bench.measurement_file import read_measurements
 from compile.lower import lower
 from runtime.data import write_evaluation_set
 from runtime.errors import UserError
@@ -64,6 +65,7 @@ def finished(folder: Path) -> Result:
         patch.setattr(planning, "CONDITIONS", CONDITIONS)
         patch.setattr(command, "WARM_LIMIT_S", 0.2)
         patch.setattr(command, "TURN_S", 0.02)
+        patch.setattr(command, "LAUNCHES", 2)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(without), os.environ.get("PYTHONPATH", "")]))
         result = run(
             folder, folder / "rows.json", "--rounds", "3", "--compiled", str(folder / "artifacts/compiled.json")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.intervals import median_interval, percentile, ratio
+from bench.intervals import median_interval, percentile
 
 
 def test_percentile_by_hand() -> None:
@@ -17,6 +17,7 @@ def test_percentile_by_hand() -> None:
     assert percentile([5.0], 0.9) == 5.0
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40), st.floats(0, 1))
 def test_percentile_agrees_with_numpy(samples: list[float], fraction: float) -> None:
     assert percentile(samples, fraction) == pytest.approx(float(np.quantile(samples, fraction)), rel=1e-9, abs=1e-9)
@@ -36,13 +37,3 @@ def test_interval_covers_the_median() -> None:
         interval = median_interval(list(generator.exponential(size=30)))
         hits += interval.low <= np.log(2) <= interval.high
     assert 935 <= hits <= 990
-
-
-def test_ratio_is_taken_within_rounds() -> None:
-    # the machine is twice as slow in the second round: both suffer, and the ratio stays 2
-    dense, sparse = [[2.0, 2.0, 9.0], [4.0, 4.0, 4.0]], [[1.0], [2.0]]
-    assert ratio(dense, sparse).value == 2.0
-
-
-def test_ratio_of_unequal_rounds_uses_those_that_both_have() -> None:
-    assert ratio([[3.0], [3.0], [300.0]], [[1.0], [1.0]]).value == 3.0

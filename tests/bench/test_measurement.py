@@ -8,7 +8,20 @@ import msgspec
 import pytest
 from bench_builders import build_session, record
 
-from bench.measurement import Measurements, Peak, Step, Writer, read_measurements
+from bench.measurement import (
+    Bandwidth,
+    Harness,
+    Measurements,
+    Missing,
+    Peak,
+    Record,
+    Round,
+    Served,
+    Step,
+    Surroundings,
+    Turn,
+)
+from bench.measurement_file import Writer, measurements_of, merge, part_of, read_measurements, read_records, set_aside
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +73,7 @@ def test_records_are_on_disk_as_soon_as_they_are_written(session: Measurements, 
     ("line", "old", "new", "where"),
     [
         (1, '"type":"session"', '"type":"something"', "line 1, field type"),
-        (1, '"schema_version":1', '"schema_version":99', "line 1, field schema_version: 99 is newer than 3"),
+        (1, '"schema_version":1', '"schema_version":99', "line 1, field schema_version: 99 is newer than 4"),
         (1, '"schema_version":1,', "", "line 1: not a measurement file"),
         (1, "{", "", "line 1: not a measurement file"),
         (1, '"rounds":1', '"rounds":"many"', "line 1, field settings.rounds"),
@@ -123,3 +136,110 @@ def test_gpus_are_read_as_the_driver_tells_them() -> None:
     assert (found[1].sm_mhz, found[1].power_w, found[1].temperature_c) == (0, 0, 41)
     assert len(found) == 2
     assert isinstance(gpus(), tuple)
+
+
+ROUNDS = [
+    Round(1, 1, 0, (0,), (Turn("d", "latency", "ms", (1.0, 2.0)), Turn("d", "latency", "ms", (1.5,), control=1))),
+    Round(1, 1, 0, (0,), (Turn("d", "latency", "ms", (3.0,)), Turn("d", "latency", "ms", (2.5,), control=1))),
+    Round(
+        1, 1, 1, (0,), (Turn("d", "latency", "ms", (4.0,), stable=False), Turn("s", "latency", "ms", failure="died"))
+    ),
+]
+
+
+def part_with_rounds(session: Measurements, path: Path) -> Path:
+    writer = Writer(path)
+    writer.write([session.session, *session.artifacts])
+    writer.write(ROUNDS)
+    writer.keep()
+    return part_of(path)
+
+
+def test_every_kind_of_record_comes_back(session: Measurements, tmp_path: Path) -> None:
+    more: dict[str, tuple[Record, ...]] = {
+        "bandwidths": (Bandwidth("DRAM", 2, (20.5, 21.0)),),
+        "served": (Served("s", 1, 1, 90.0, 5.0, (1.25, 2.5), 88.5, 0), Served("s", 1, 1, 99.0, None, (), 0.0, 7)),
+        "harness": (Harness((0.3,), (0.9,)),),
+        "surroundings": (Surroundings(1, 1, 0, 12.5, (0.5,), 0.1, None),),
+        "missing": (Missing("energy", "no counter", "d"),),
+    }
+    whole = msgspec.structs.replace(session, **more)
+    writer = Writer(tmp_path / "m.jsonl")
+    assert whole.end is not None
+    records: list[Record] = [whole.session, *whole.artifacts, *whole.measurements, *whole.steps, *whole.peaks]
+    writer.write([*records, *(record for kind in more.values() for record in kind), whole.end])
+    writer.finish()
+    assert read_measurements(tmp_path / "m.jsonl") == whole
+
+
+def test_rounds_become_measurements_when_read_and_when_finished(session: Measurements, tmp_path: Path) -> None:
+    part = part_with_rounds(session, tmp_path / "m.jsonl")
+    dense, control, sparse = read_measurements(part).measurements
+    assert dense.samples == ((1.0, 2.0), (3.0,), (4.0,))
+    assert dense.launches == (0, 0, 1)
+    assert dense.by_launch == (((1.0, 2.0), (3.0,)), ((4.0,),))
+    assert (dense.stable, dense.failure, dense.cpus) == (False, None, (0,))
+    assert (control.control, control.samples) == (1, ((1.5,), (2.5,)))
+    assert (sparse.samples, sparse.failure) == ((), "died")
+    Writer(tmp_path / "m.jsonl", resume=True).finish()
+    assert not part.exists()
+    assert read_measurements(tmp_path / "m.jsonl").measurements == (dense, control, sparse)
+    assert b'"round"' not in (tmp_path / "m.jsonl").read_bytes()
+
+
+def test_resuming_drops_a_line_that_was_cut_off_and_a_new_session_sets_it_aside(
+    session: Measurements, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.jsonl"
+    part = part_with_rounds(session, path)
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-30])
+    with pytest.raises(UserError, match=r"line 6: the line is cut off.* `st3 bench --resume`"):
+        read_records(part)
+    assert merge(read_records(part, cut_off=True))[0].samples == ((1.0, 2.0), (3.0,))
+    writer = Writer(path, resume=True)
+    writer.write(ROUNDS[2:])
+    writer.keep()
+    assert part.read_bytes() == whole
+    Writer(path).keep()
+    assert set_aside(path).read_bytes() == whole
+
+
+def test_a_session_before_schema_4_has_one_control_and_one_launch(session: Measurements, path: Path) -> None:
+    text = path.read_text().replace('"control":1', '"control":true')
+    path.write_text(text.replace('"schema_version":1', '"schema_version":3'))
+    assert '"control":true' in text
+    control = next(m for m in read_measurements(path).measurements if m.control)
+    assert control.control == 1
+    assert control.by_launch == (control.samples,)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ('"artifact":"s"', '"artifact":"z"', "line 6, field turns[1].artifact: no artifact record has 'z'"),
+        ('[4.0]', '[-4.0]', "line 6, field turns[0].samples: a latency that is not positive"),
+        ('"samples":[4.0],', "", "line 6, field turns[0].samples: no samples, or a round without"),
+        ('"launch":1', '"launch":"first"', "line 6, field launch"),
+        ('"unit":"ms"', '"unit":7', "line 6, field turns[0].unit: Expected `str`"),
+        ('"type":"round"', '"type":"square"', "line 6, field type"),
+    ],
+)  # fmt: skip
+def test_broken_rounds_are_refused_with_line_and_field(
+    session: Measurements, tmp_path: Path, old: str, new: str, where: str
+) -> None:
+    part = part_with_rounds(session, tmp_path / "m.jsonl")
+    change(part, 6, old, new)
+    with pytest.raises(UserError) as error:
+        read_measurements(part)
+    assert where in str(error.value)
+
+
+def test_launches_must_fit_the_samples(session: Measurements, path: Path) -> None:
+    wrong = msgspec.structs.replace(session.measurements[0], launches=(0, 0))
+    writer = Writer(path)
+    writer.write([session.session, *session.artifacts, wrong])
+    writer.keep()
+    with pytest.raises(UserError, match="line 4, field launches: 2 for 1 rounds of samples"):
+        read_measurements(writer.part)
+    assert measurements_of([session.session]).measurements == ()

@@ -88,7 +88,7 @@ def test_a_dead_worker_says_how_it_died(worker: ProcessWorker, artifact: Path, e
 
 def test_a_bad_artifact_is_a_reason_and_no_path(worker: ProcessWorker, tmp_path: Path, evaluation: Path) -> None:
     folder = make_artifact(tmp_path / "gmp" / "onnxruntime-b1", "gmp", 0.9, broken="no model")
-    with pytest.raises(WorkerError, match=r"cannot load payload/model\.onnx") as error:
+    with pytest.raises(WorkerError, match=r"payload/model\.onnx is no ONNX file") as error:
         load(worker, folder, evaluation)
     assert str(tmp_path) not in str(error.value)
 

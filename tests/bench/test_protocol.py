@@ -8,13 +8,34 @@ from typing import TYPE_CHECKING
 import pytest
 from bench_builders import record
 
-from bench.measurement import Measurement, Settings
-from bench.messages import Answer, Load, Loaded, Request, Sample, Sampled, Warm, Warmed
+from bench.done import Done, done_of
+from bench.measurement import Measurement, Missing, Record, Round, Served, Settings, Step
+from bench.measurement_file import merge
+from bench.messages import (
+    Answer,
+    Answered,
+    Load,
+    Loaded,
+    Predict,
+    Predicted,
+    Profile,
+    Profiled,
+    Request,
+    Sample,
+    Sampled,
+    Serve,
+    Unavailable,
+    Warm,
+    Warmed,
+)
+from bench.participant import Condition, Entry
 from bench.process import Worker, WorkerError
-from bench.protocol import Condition, Entry, calls_per_turn, measure, settle_calls, steps, turns
+from bench.protocol import calls_per_turn, measure, settle_calls, steps, turns
+from bench.stage import Stage
+from runtime.steps import StepInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 SETTINGS = Settings(rounds=6)
 CONDITION = Condition(batch_size=1, threads=1, cpus=(0,), evaluation="set", whole_set=True)
@@ -23,6 +44,7 @@ ENTRIES = [
     Entry("base", record("base", "dense", 0.0, "onnxruntime")),
     Entry("fast", record("fast", "st3", 0.9, "native")),
 ]
+RATE_HELD = 60.0
 LATENCY_MS = {"slow": 20.0, "base": 10.0, "fast": 4.0}
 
 
@@ -32,6 +54,7 @@ class FakeWorker(Worker):
     def __init__(self, log: list[tuple[str, str]], fail: dict[tuple[str, str], int]) -> None:
         self.log, self.fail = log, fail
         self.folder = "?"
+        self.references: dict[str, tuple[int, ...]] = {}
         self.asked: Counter[str] = Counter()
         self.running = True
         self.closed = 0
@@ -42,6 +65,8 @@ class FakeWorker(Worker):
         if isinstance(request, Load):
             self.folder = request.artifact
         what = request.metric if isinstance(request, Sample) else type(request).__name__
+        if isinstance(request, Sample):
+            self.references[request.metric] = request.reference
         self.log.append((self.folder, what))
         self.asked[what] += 1
         if self.asked[what] == self.fail.get((self.folder, what)):
@@ -50,6 +75,16 @@ class FakeWorker(Worker):
             return Loaded(cpus=request.cpus)
         if isinstance(request, Warm):
             return Warmed(latency_ms=LATENCY_MS[self.folder], calls=3, stable=self.folder != "slow")
+        if isinstance(request, Predict):
+            return Predicted(classes=(1, 2, 3))
+        if isinstance(request, Profile):
+            return Profiled(steps=[StepInfo("conv", "dense")], samples_ms=[[0.5] * request.calls])
+        if isinstance(request, Serve):
+            waited = 1.0 if request.rate_per_s <= RATE_HELD else 99.0
+            return Answered(latencies_ms=(waited,) * request.pictures, seconds=2.0, dropped=0)
+        if isinstance(request, Sample) and request.metric == "energy":
+            return Unavailable(reason="there is no counter")
+        assert isinstance(request, Sample)
         return Sampled(samples=[LATENCY_MS[self.folder]] * (request.calls or 1))
 
     def suspend(self) -> None:
@@ -63,13 +98,15 @@ class FakeWorker(Worker):
 
 
 class Bench:
-    """Runs ``measure`` with fake workers and keeps everything that they saw."""
+    """Runs ``measure`` with fake workers and keeps everything that they saw and that was written."""
 
-    def __init__(self, fail: dict[tuple[str, str], int] | None = None) -> None:
+    def __init__(self, fail: dict[tuple[str, str], int] | None = None, settings: Settings = SETTINGS) -> None:
         self.log: list[tuple[str, str]] = []
         self.workers: list[FakeWorker] = []
+        self.records: list[Record] = []
         self.steps = 0
         self.fail = fail or {}
+        self.settings = settings
 
     def spawn(self) -> FakeWorker:
         self.workers.append(FakeWorker(self.log, self.fail))
@@ -78,9 +115,19 @@ class Bench:
     def advance(self, text: str) -> None:
         self.steps += 1
 
-    def run(self, advance: Callable[[str], None] | None = None) -> dict[tuple[str, str, bool], Measurement]:
-        done = measure(ENTRIES, CONDITION, SETTINGS, self.spawn, advance or self.advance)
-        return {(m.artifact, m.metric, m.control): m for m in done}
+    def write(self, records: Iterable[Record]) -> None:
+        self.records += records
+
+    def run(
+        self, advance: Callable[[str], None] | None = None, done: Done | None = None
+    ) -> dict[tuple[str, str, bool], Measurement]:
+        stage = Stage(CONDITION, self.settings, self.spawn, advance or self.advance, self.write)
+        measure(ENTRIES, stage, done or Done())
+        once = [record for record in self.records if isinstance(record, Measurement)]
+        return {(m.artifact, m.metric, bool(m.control)): m for m in (*merge(self.records), *once)}
+
+    def done(self) -> Done:
+        return done_of(self.records, CONDITION.batch_size, CONDITION.threads)
 
 
 def test_turns_rotate_and_reverse() -> None:
@@ -104,6 +151,7 @@ def test_every_artifact_has_every_round_and_they_interleave() -> None:
         assert [len(turn) for turn in done[name, "latency", False].samples] == [calls] * 6
     rounds = [folder for folder, what in bench.log if what == "latency"]
     assert len(rounds) == 4 * 6
+    assert [m for m in done if m[1] == "throughput"] == []
     for number in range(6):
         assert Counter(rounds[4 * number : 4 * number + 4]) == {"slow": 1, "base": 2, "fast": 1}
 
@@ -114,14 +162,16 @@ def test_everything_is_warm_before_the_first_round_and_the_rest_comes_after_the_
     what = [what for _, what in bench.log]
     first, last = what.index("latency"), len(what) - 1 - what[::-1].index("latency")
     assert set(what[:first]) == {"Load", "Warm"}
-    assert set(what[last + 1 :]) == {"memory", "accuracy", "size"}
-    assert what.index("memory") < what.index("accuracy")
+    answers = {"accuracy", "accuracy_top5", "agreement", "calibration_error"}
+    assert set(what[last + 1 :]) == {"memory", "energy", "load_time", "size", "Profile", "Predict"} | answers
+    assert what.index("memory") < what.index("Predict")
 
 
 def test_the_control_is_the_fastest_dense_artifact_in_a_process_of_its_own() -> None:
     bench = Bench()
     done = bench.run()
     assert [key for key in done if key[2]] == [("base", "latency", True)]
+    assert done["base", "latency", True].control == 1
     assert [worker.folder for worker in bench.workers] == ["slow", "base", "fast", "base"]
     assert len(done["base", "latency", True].samples) == 6
 
@@ -168,7 +218,8 @@ def test_every_worker_is_ended_even_on_ctrl_c() -> None:
 def test_steps_are_as_many_as_announced() -> None:
     bench = Bench()
     bench.run()
-    assert bench.steps == steps(len(ENTRIES), SETTINGS, whole_set=True)
+    assert bench.steps == steps(ENTRIES, CONDITION, SETTINGS, Done())
+    assert steps(ENTRIES, CONDITION, SETTINGS, bench.done()) == 0
 
 
 def test_calls_fill_a_turn_within_bounds() -> None:
@@ -182,3 +233,109 @@ def test_calls_fill_a_turn_within_bounds() -> None:
 def test_a_turn_of_several_calls_settles_first() -> None:
     settings = Settings(settle_fraction=0.1)
     assert [settle_calls(calls, settings) for calls in (1, 2, 10, 30)] == [0, 1, 1, 3]
+
+
+SEVERAL = Settings(rounds=7, launches=3)
+
+
+def test_launches_share_the_rounds_and_every_one_has_new_processes() -> None:
+    bench = Bench(settings=SEVERAL)
+    done = bench.run()
+    assert len(bench.workers) == 3 * 4
+    assert all(worker.closed for worker in bench.workers)
+    for name in LATENCY_MS:
+        assert done[name, "latency", False].launches == (0, 0, 1, 1, 2, 2, 2)
+        assert done[name, "memory", False].launches == (0, 1, 2)
+        assert len(done[name, "accuracy", False].samples) == 1
+    assert [len(rounds) for rounds in done["base", "latency", True].by_launch] == [2, 2, 3]
+    assert bench.steps == steps(ENTRIES, CONDITION, SEVERAL, Done())
+
+
+def test_what_this_machine_cannot_give_is_said_once_per_artifact() -> None:
+    bench = Bench(settings=SEVERAL)
+    done = bench.run()
+    missing = [record for record in bench.records if isinstance(record, Missing)]
+    assert [(m.metric, m.artifact, m.reason) for m in missing] == [
+        ("energy", name, "there is no counter") for name in LATENCY_MS
+    ]
+    assert not [key for key in done if key[1] == "energy"]
+
+
+def test_answers_are_held_against_those_of_the_first_dense_artifact() -> None:
+    bench = Bench()
+    done = bench.run()
+    assert [worker.folder for worker in bench.workers if worker.asked["Predict"]] == ["slow"]
+    for worker in bench.workers[:3]:
+        assert worker.references["agreement"] == (1, 2, 3)
+        assert worker.references["accuracy"] == ()
+    assert ("fast", "agreement", False) in done
+
+
+def test_steps_of_native_are_timed_once() -> None:
+    bench = Bench(settings=SEVERAL)
+    bench.run()
+    found = [record for record in bench.records if isinstance(record, Step)]
+    assert [(step.artifact, step.kernel, len(step.samples_ms)) for step in found] == [
+        ("slow", "dense", 20),
+        ("fast", "dense", 20),
+    ]
+
+
+def test_the_offline_scenario_takes_its_turns_in_the_rounds() -> None:
+    settings = Settings(rounds=6, scenarios=("single-stream", "offline"))
+    bench = Bench(settings=settings)
+    done = bench.run()
+    assert len(done["fast", "throughput", False].samples) == 6
+    assert bench.steps == steps(ENTRIES, CONDITION, settings, Done())
+
+
+def test_the_server_s_rate_is_searched_for_by_halving() -> None:
+    settings = Settings(rounds=6, scenarios=("single-stream", "server"), server_bound_ms=10.0)
+    bench = Bench(settings=settings)
+    bench.run()
+    # base answers 100 pictures a second: 70, 35, 52.5, 61.25, ... and 60 is what holds
+    rates = [t.rate_per_s for t in bench.records if isinstance(t, Served) and t.artifact == "base"]
+    assert rates[:4] == pytest.approx([70.0, 35.0, 52.5, 61.25])
+    assert max(rate for rate in rates if rate <= RATE_HELD) == pytest.approx(RATE_HELD, rel=0.03)
+    # the slowest cannot come near the rate that holds, the fastest is far above it at first
+    assert bench.steps == steps(ENTRIES, CONDITION, settings, Done())
+
+
+@pytest.mark.parametrize("cut", range(1, 24))
+def test_whatever_was_written_is_not_measured_again(cut: int) -> None:
+    """The bench is killed after any record; the second one measures the rest, and together they have all."""
+    first = Bench(settings=SEVERAL)
+
+    class Killed(BaseException):
+        pass
+
+    def write(records: Iterable[Record]) -> None:
+        first.records += records
+        if len(first.records) >= cut:
+            raise Killed
+
+    first.write = write  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        first.run()
+    second = Bench(settings=SEVERAL)
+    second.records = list(first.records)
+    done = second.run(done=first.done())
+    for name in LATENCY_MS:
+        timed = done[name, "latency", False]
+        assert len(timed.samples) == SEVERAL.rounds
+        assert len(set(timed.launches)) >= 2
+        assert len(done[name, "accuracy", False].samples) == 1
+    once = [(r.artifact, r.metric) for r in second.records if isinstance(r, Measurement)]
+    assert len(once) == len(set(once))
+    assert {r.artifact for r in second.records if isinstance(r, Step)} == {"slow", "fast"}
+    # a control is of the artifact that it was of before
+    assert len({t.artifact for r in second.records if isinstance(r, Round) for t in r.turns if t.control}) == 1
+
+
+def test_what_has_failed_is_not_tried_again() -> None:
+    bench = Bench({("fast", "latency"): 2}, SEVERAL)
+    done = bench.run()
+    assert done["fast", "latency", False].failure == "fast broke at latency"
+    assert [worker.folder for worker in bench.workers].count("fast") == 1
+    assert bench.done().failed == {"fast": "fast broke at latency"}
+    assert steps(ENTRIES, CONDITION, SEVERAL, bench.done()) == 0

@@ -14,7 +14,7 @@ from support import Compiler
 from torch import nn
 
 from bench.command import bench
-from bench.measurement import read_measurements
+from bench.measurement_file import read_measurements
 from bench.report import write_report
 from runtime.artifact import list_files, write_manifest
 

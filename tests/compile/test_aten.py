@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ import torch.nn.functional as F
 from graph_interpreter import run_graph
 from support import capture_module
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from compile.capture import capture
 from compile.from_torch import read_graph
-from compile.graph import Concat, Conv, Elementwise, Graph, LayerNorm, Mean
+from compile.graph import Concat, Conv, Elementwise, Graph, LayerNorm, Mean, Resize
 from compile.passes.simplify import simplify
 from runtime.errors import UserError
 
@@ -54,6 +56,11 @@ def layer_norm_first(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def shuffled(x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    return x.view(batch, 2, channels // 2, height, width).transpose(1, 2).contiguous().view(x.shape)
+
+
 CASES: dict[str, tuple[nn.Module, tuple[type, ...]]] = {
     "permuted layer norm": (Function(layer_norm_first, norm=nn.LayerNorm(4)), (LayerNorm,)),
     "linear over channels": (
@@ -74,6 +81,35 @@ CASES: dict[str, tuple[nn.Module, tuple[type, ...]]] = {
         ),
         (Conv,),
     ),
+    **{
+        f"resized, {name}": (Function(partial(F.interpolate, **how)), (Resize,))
+        for name, how in {
+            "nearest by a factor": {"scale_factor": 2},
+            "nearest by an uneven factor": {"scale_factor": 1.7},
+            "nearest to a smaller size": {"size": (4, 3)},
+            "bilinear": {"size": (13, 7), "mode": "bilinear"},
+            "bilinear by a factor": {"scale_factor": (1.7, 2.3), "mode": "bilinear"},
+            "bilinear to a smaller size": {"size": (4, 3), "mode": "bilinear"},
+            "bilinear with aligned corners": {"size": (13, 1), "mode": "bilinear", "align_corners": True},
+            "bicubic": {"size": (9, 11), "mode": "bicubic"},
+        }.items()
+    },
+    "resized to its own size": (
+        Function(lambda x: torch.relu(F.interpolate(x, (6, 5), mode="bilinear"))),
+        (Elementwise,),
+    ),
+    "channels shuffled": (Function(shuffled), (Conv,)),
+    "channels shuffled by torch": (Function(lambda x: F.channel_shuffle(x, 2)), (Conv,)),
+    "halves of the channels exchanged": (
+        Function(lambda x: torch.cat([part * 2 for part in reversed(x.chunk(2, 1))], 1)),
+        (Conv, Conv, Concat),
+    ),
+    "unequal parts of the channels": (
+        Function(lambda x: torch.cat([torch.relu(part) for part in x.split([1, 3], 1)], 1)),
+        (Conv, Conv, Concat),
+    ),
+    "a slice of the channels": (Function(lambda x: x[:, 1:3]), (Conv,)),
+    "a slice of everything": (Function(lambda x: torch.relu(x[:, :, :])), (Elementwise,)),
     "linear to one output": (Function(lambda x, fc: fc(x.mean((2, 3))), fc=nn.Linear(4, 1)), (Mean, Conv)),
     "a mean that keeps its dimensions": (Function(lambda x: x.mean((-1, -2), keepdim=True)), (Mean,)),
     "a mean of a permuted map": (Function(lambda x: x.permute(0, 2, 3, 1).mean((1, 2))), (Mean,)),
@@ -165,7 +201,11 @@ def test_writing_in_place_is_seen_through_every_view(function: Callable[..., Ten
         (lambda x: torch.cat([x, x], 2), "concatenates .* along dimension 2"),
         (lambda x: x.flatten(0, 1), "reshapes"),
         (lambda x: x.transpose(0, 1), "moves the batch"),
-        (lambda x: x.reshape(x.shape[0], 2, 2, 6, 5).transpose(1, 2).flatten(1, 2), "reshapes"),
+        (lambda x: x.reshape(x.shape[0], 2, 2, 6, 5).transpose(3, 4).flatten(1, 2), "permutes channels in groups"),
+        (lambda x: x.reshape(x.shape[0], 2, 2, 6, 5).flatten(2), "reshapes channels in groups"),
+        (lambda x: x.reshape(x.shape[0], 4, 3, 2, 5), "reshapes"),
+        (lambda x: x.chunk(2, 2)[0], "takes parts of dimension 2"),
+        (lambda x: [(part := x.chunk(2, 1)[0]), part.relu_()][0] + part, "some channels of a larger map"),
         (lambda x: F.layer_norm(x, (6, 5)), r"normalises over \[6, 5\]"),
         (lambda x: F.layer_norm(x, (5,)), "normalises over"),
         (lambda x, ones: F.linear(x, ones), "linear layer over part of a map"),
@@ -179,6 +219,37 @@ def test_what_the_graph_has_not_is_refused_by_name(function: Callable[..., Tenso
     layers = {} if function.__code__.co_argcount == 1 else {"ones": torch.ones(6, 5)}
     with pytest.raises(UserError, match=message):
         read_graph(capture_module(Function(function, **layers), (4, 6, 5), 2))
+
+
+def test_what_is_computed_from_weights_alone_is_computed_once() -> None:
+    """Detection backbones have batch norms that are frozen: products with weights."""
+
+    class Backbone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 3, bias=False), FrozenBatchNorm2d(4)
+            self.norm.running_var.uniform_(0.5, 2)
+            self.norm.running_mean.uniform_(-1, 1)
+            self.scale = nn.Parameter(torch.rand(4, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            standard = self.conv.weight - self.conv.weight.mean((1, 2, 3), keepdim=True)
+            return torch.relu(self.norm(F.conv2d(x, standard))) * torch.exp(self.scale)
+
+    graph = graph_of(Backbone())
+    assert [type(node) for node in graph.nodes] == [Conv, Conv]
+    assert graph.nodes[0].layer == "conv"
+
+
+def test_a_constant_that_is_written_over_is_not_folded() -> None:
+    def written(x: Tensor, table: Tensor) -> Tensor:
+        copy = table.clone()
+        copy[0] = 3
+        return x + copy.reshape(4, 1, 1)
+
+    module = Function(written, table=torch.rand(4)).eval()
+    with pytest.raises(UserError):
+        read_graph(capture_module(module, (4, 6, 5), 2))
 
 
 @pytest.mark.parametrize("axis", [2, 3])

@@ -27,6 +27,7 @@ from compile.graph import (
     Mean,
     Node,
     Pool,
+    Resize,
     Shape,
     reads,
 )
@@ -125,6 +126,17 @@ def add_adaptive_pool(case: Case, output: str) -> None:
     )
 
 
+def add_resize(case: Case, output: str) -> None:
+    """Weights of any kind: a few of them in each row, some none at all."""
+    source = case.value()
+    channels, *size = case.shapes[source]
+    matrices = []
+    for length in size:
+        matrix = case.random.uniform(-1, 1, (case.number(1, 12), length)).astype(np.float32)
+        matrices.append(np.where(case.random.random(matrix.shape) < min(1, 2.5 / length), matrix, np.float32(0)))
+    case.put(Resize(output, source, *matrices), (channels, len(matrices[0]), len(matrices[1])))
+
+
 def add_mean(case: Case, output: str) -> None:
     source = case.value()
     case.put(Mean(output, source), (case.shapes[source][0], 1, 1))
@@ -183,7 +195,7 @@ def add_block(case: Case, output: str) -> None:
 
 ADD = (
     *(add_block, add_block, add_block, add_conv, add_pool, add_adaptive_pool, add_mean, add_activation),
-    *(add_pair, add_excitation, add_concat, add_concat, add_layer_norm),
+    *(add_pair, add_excitation, add_concat, add_concat, add_layer_norm, add_resize),
 )
 
 

@@ -82,6 +82,17 @@ def test_dead_input_channels_are_not_read():
     assert csr.live_packs(csr.pack(weight), problem).tolist() == [0, 9]
 
 
+def test_what_is_compiled_ahead_is_what_the_module_asks_for(monkeypatch: pytest.MonkeyPatch):
+    problem = ragged("float32")["3x3, residual, relu"]
+    case = make_case(problem, 0.1)
+    case.weight[:, 4:36] = 0
+    compiled: list[str] = []
+    monkeypatch.setattr("runtime.cuda.nvrtc.cubin", lambda code, arch: compiled.append(code))
+    csr.build(case.weight, problem, SMALL, "sm_90")
+    module = csr.module(csr.pack(case.weight), case.bias, problem, SMALL)
+    assert compiled == [source(module.geometry)]
+
+
 def test_the_fake_op_knows_shape_and_layout():
     problem = ragged("float32")["3x3, residual, relu"]
     case = make_case(problem, 0.1)

@@ -17,8 +17,9 @@ from torch import nn
 import st3
 from runtime.data import Preprocessing
 from runtime.errors import UserError
+from runtime.exported import read_program
 from st3.checkpoint import CheckpointInfo
-from st3.graph import export_graph, load_graph, refuse_code, save_graph
+from st3.graph import export_graph, load_graph, save_graph
 from st3.inspect import describe, render
 
 PREPROCESSING = Preprocessing(shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -87,7 +88,7 @@ def test_info_counts_what_is_in_the_file(original: Path) -> None:
 
 
 def test_no_file_holds_pickle_or_a_second_copy_of_the_weights(original: Path) -> None:
-    refuse_code(original / "graph.pt2")
+    read_program(original / "graph.pt2")
     with zipfile.ZipFile(original / "graph.pt2") as archive:
         weights = [entry for entry in archive.infolist() if "/data/weights/weight_" in entry.filename]
     assert weights
@@ -138,7 +139,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 99}, "has schema 99, this version reads up to 2"),
+        ({"schema_version": 99}, "has schema 99, this version reads up to 3"),
         ({"accuracy": "good"}, "is damaged"),
         ({"extra": 1}, "is damaged"),
         ({"files": {}}, "does not list weights.safetensors"),
@@ -188,7 +189,7 @@ def test_a_graph_that_says_its_tensors_are_pickled_is_refused(folder: Path, tmp_
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry).replace(b'"use_pickle": false', b'"use_pickle": true'))
     with pytest.raises(UserError, match="pickled tensors"):
-        refuse_code(changed)
+        read_program(changed)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_a_formula_that_is_code_is_never_evaluated(folder: Path, tmp_path: Path,
             target.writestr(entry.filename, raw)
     assert count == 1
     with pytest.raises(UserError, match="not one of sizes"):
-        refuse_code(changed)
+        read_program(changed)
 
 
 def test_weights_of_another_network_are_refused(folder: Path) -> None:
@@ -240,12 +241,30 @@ def test_graphs_of_torchvision_pass_the_gate(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(load_graph(tmp_path / "graph.pt2", weights).module()(pictures), model(pictures))
 
 
+def test_a_buffer_of_switches_stays_one(tmp_path: Path) -> None:
+    """Adding +0 to a boolean would make a number of it, and the graph would not take it."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+            self.register_buffer("kept", torch.tensor([[[True]], [[False]]]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.conv(x) * self.kept).mean((2, 3))
+
+    model = Masked()
+    found = st3.write_checkpoint(tmp_path / "c", model, info(st3.SparsityPlan(sparsity=0.5)), {"conv": ("dense", "")})
+    pictures = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(found.exported_program().module()(pictures), model(pictures))
+
+
 def test_a_checkpoint_of_schema_1_still_loads(folder: Path) -> None:
     path = folder / "checkpoint.json"
     data = json.loads(path.read_text())
     new = (
         "precision", "execution", "world_size", "finetune_steps", "teacher", "start", "changes", "held_out",
-        "selected_step",
+        "selected_step", "model", "model_arguments",
     )  # fmt: skip
     for name in new:
         del data[name]

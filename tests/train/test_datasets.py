@@ -17,9 +17,9 @@ from PIL import Image
 import train.memory
 from runtime.data import Preprocessing
 from runtime.errors import UserError
-from train.data.imagenet import workers
 from train.dataset import load_dataset, prepare_evaluation_set
 from train.draws import below, draw
+from train.folders import workers
 from train.memory import Augment, MemoryDataset, flip
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def test_another_gzip_of_the_same_bytes_is_taken_and_other_bytes_are_not(tmp_pat
         ("cifar10", r"data_batch_1.bin is missing: download it with: .*download=True.*unpack cifar-10-binary.tar.gz"),
         ("cifar100", r"train.bin is missing: download it with: .*CIFAR100.*unpack cifar-100-binary.tar.gz"),
         ("tiny_imagenet", r"wnids.txt is missing: get tiny-imagenet-200.zip from cs231n.stanford.edu"),
-        ("imagenet", "train holds no ImageNet pictures: get ILSVRC 2012"),
+        ("imagenet", "train holds no pictures in folders of their classes: get ILSVRC 2012"),
     ],
 )
 def test_missing_data_says_which_file_and_how_to_get_it(key: str, message: str, tmp_path: Path) -> None:

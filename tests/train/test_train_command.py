@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from train_toy import write_short_evaluation
 
 from runtime.errors import UserError
 from st3.checkpoint import load_checkpoint
@@ -20,13 +19,6 @@ from train.command import train
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "data/fashion-mnist"
-
-
-@pytest.fixture(scope="module")
-def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("evaluation")
-    write_short_evaluation(folder)
-    return folder
 
 
 def command(out: Path, evaluation: Path, *more: str) -> list[str]:

@@ -78,7 +78,8 @@ def artifact(tmp_path: Path) -> SimpleNamespace:
     info = PlanInfo("tensorrt", "10.15.1.29", "sm_90", "NVIDIA H100")
     (tmp_path / "plan.json").write_bytes(msgspec.json.encode(info))
     ends = {name: TensorSpec(name, (2, 3), "float32") for name in ("input", "output")}
-    return SimpleNamespace(payload=tmp_path, manifest=SimpleNamespace(**ends))
+    plan = np.frombuffer(b"plan", np.uint8)
+    return SimpleNamespace(payload=tmp_path, manifest=SimpleNamespace(**ends), read=lambda name: plan)
 
 
 @pytest.fixture

@@ -146,5 +146,7 @@ static void* open_model(const void* weights, uint64_t bytes, int32_t threads, ch
   ST3_EXPORT int32_t st3_profile(void* model, const float* input, float* output, uint64_t* step_ns) {             \
     return static_cast<st3::Model<Network>*>(model)->run(input, output, step_ns);                                 \
   }                                                                                                              \
-  ST3_EXPORT int32_t st3_step_count(void) { return Network::STEPS; }                                                                                                            \
+  ST3_EXPORT int32_t st3_step_count(void) { return Network::STEPS; }                                             \
+  ST3_EXPORT uint64_t st3_input_floats(void) { return Network::GROUPS * Network::INPUT_FLOATS; }                 \
+  ST3_EXPORT uint64_t st3_output_floats(void) { return Network::GROUPS * Network::OUTPUT_FLOATS; }               \
   ST3_EXPORT void st3_close(void* model) { st3::close_model<Network>(model); }

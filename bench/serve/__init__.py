@@ -1,0 +1,1 @@
+"""Load on ``st3 serve``: throughput, latency, reload, stop, killed workers, malformed requests, memory."""

@@ -1,0 +1,1 @@
+"""``st3 export-triton``: artifacts as a model repository of the Triton Inference Server."""

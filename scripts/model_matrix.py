@@ -1,0 +1,214 @@
+"""Compiles one network of each of torchvision's families at 90 % for two backends, and prints what came of it.
+
+    python scripts/model_matrix.py                          the whole table, as Markdown
+    python scripts/model_matrix.py --only "ViT,ShuffleNet V2" --backend native
+
+Each network has random weights, pruned by magnitude (Erdos-Renyi-Kernel), and batch normalisations with the statistics
+of noise. It goes the way of every checkpoint: written, exported, compiled, loaded; the artifact replays its golden
+inputs, which torch answered before anything was folded. The figure is the largest difference relative to the largest
+output; what does not compile is listed with the compiler's own reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+import st3
+from compile.backend import Effort
+from compile.lower import lower
+from compile.native import toolchain
+from runtime.check import replay
+from runtime.data import Preprocessing
+from runtime.engine import load
+from runtime.errors import UserError
+from train.network import Reference, factory
+from train.one_shot import METHOD, prune_at_once, recalibrate
+from train.provenance import commit, versions
+
+SPARSITY = 0.9
+CLASSES = 10
+BACKENDS = ("native", "onnxruntime")
+TOLERANCE = 1e-4
+
+
+class Member(NamedTuple):
+    """A family, its smallest network in torchvision, and the side of its pictures in pixels."""
+
+    family: str
+    network: str
+    side: int
+
+
+MEMBERS = (
+    Member("AlexNet", "alexnet", 64),
+    Member("ConvNeXt", "convnext_tiny", 64),
+    Member("DenseNet", "densenet121", 64),
+    Member("EfficientNet", "efficientnet_b0", 64),
+    Member("EfficientNet V2", "efficientnet_v2_s", 64),
+    Member("GoogLeNet", "googlenet", 64),
+    Member("Inception v3", "inception_v3", 96),
+    Member("MaxViT", "maxvit_t", 224),
+    Member("MNASNet", "mnasnet0_5", 64),
+    Member("MobileNet V2", "mobilenet_v2", 64),
+    Member("MobileNet V3", "mobilenet_v3_small", 64),
+    Member("RegNet X", "regnet_x_400mf", 64),
+    Member("RegNet Y", "regnet_y_400mf", 64),
+    Member("ResNet", "resnet18", 64),
+    Member("ResNeXt", "resnext50_32x4d", 64),
+    Member("ShuffleNet V2", "shufflenet_v2_x0_5", 64),
+    Member("SqueezeNet", "squeezenet1_1", 64),
+    Member("Swin", "swin_t", 64),
+    Member("Swin V2", "swin_v2_t", 64),
+    Member("VGG", "vgg11", 64),
+    Member("ViT", "vit_b_32", 224),
+    Member("Wide ResNet", "wide_resnet50_2", 64),
+)
+
+
+class Row(NamedTuple):
+    """``error`` is relative to the largest output; ``None`` where ``reason`` says why there is none."""
+
+    family: str
+    network: str
+    side: int
+    backend: str
+    error: float | None
+    reason: str
+    seconds: float
+
+
+def sparse_network(member: Member) -> tuple[nn.Module, st3.SparsityPlan, dict[str, tuple[str, str]]]:
+    """The network, pruned, with its plan and what became of each layer."""
+    torch.manual_seed(0)
+    model = factory(Reference(f"torchvision:{member.network}"), CLASSES)().eval()
+    plan = st3.SparsityPlan(sparsity=SPARSITY, scope="erk")
+    patterns = prune_at_once(model, plan)
+    noise = torch.randn(8, 3, member.side, member.side)
+    recalibrate(model, [(noise, torch.zeros(len(noise)))])
+    return model.eval(), plan, patterns
+
+
+def write_network(folder: Path, member: Member) -> Path:
+    """The checkpoint that a training of this network would write."""
+    model, plan, patterns = sparse_network(member)
+    side = member.side
+    info = st3.CheckpointInfo(
+        recipe="matrix",
+        method=METHOD,
+        pattern=plan.pattern,
+        plan=plan,
+        target_sparsity=SPARSITY,
+        accuracy=0.0,
+        loss=0.0,
+        evaluation="none",
+        preprocessing=Preprocessing((3, side, side), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        classes=tuple(map(str, range(CLASSES))),
+        seed=0,
+        epochs=0.0,
+        steps=0,
+        batch_size=0,
+        device="cpu",
+        threads=torch.get_num_threads(),
+        train_seconds=0.0,
+        commit=commit(),
+        versions=versions(),
+        model=f"torchvision:{member.network}",
+    )
+    return st3.write_checkpoint(folder / member.network, model, info, patterns).folder
+
+
+def compiled(checkpoint: Path, member: Member, backend: str) -> Row:
+    """Compile for a backend, load, and compare with torch."""
+    began = time.perf_counter()
+    error, reason = None, ""
+    try:
+        artifact = lower(checkpoint, checkpoint.parent / "artifacts", backend, (1,), 1, "native", Effort(tune=False))
+        engine = load(artifact)
+        try:
+            error = replay(engine).error
+        finally:
+            engine.close()
+            shutil.rmtree(artifact)
+    except UserError as refusal:
+        reason = str(refusal)
+    seconds = time.perf_counter() - began
+    return Row(member.family, member.network, member.side, backend, error, reason, round(seconds, 1))
+
+
+def markdown(rows: list[Row]) -> str:
+    """One line per family, one column per backend."""
+    backends = list(dict.fromkeys(row.backend for row in rows))
+    lines = [
+        f"| family | network | picture | {' | '.join(backends)} |",
+        f"|---|---|---|{'---|' * len(backends)}",
+    ]
+    for network in dict.fromkeys(row.network for row in rows):
+        mine = [row for row in rows if row.network == network]
+        cells = " | ".join(_cell(row) for row in mine)
+        lines.append(f"| {mine[0].family} | `{network}` | {mine[0].side} | {cells} |")
+    return "\n".join(lines)
+
+
+def _cell(row: Row) -> str:
+    if row.error is None:
+        return f"no: {_short(row.reason)}"
+    return f"{row.error:.0e}" if row.error <= TOLERANCE else f"**differs: {row.error:.0e}**"
+
+
+def _short(reason: str) -> str:
+    """What a refusal names, without its advice."""
+    return reason.partition(", which the native backend")[0].partition(";")[0].replace("|", "/")
+
+
+def main() -> None:
+    """Print the table; the rows as JSON lines too, where asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="families, with commas between")
+    parser.add_argument("--backend", action="append", choices=BACKENDS, help="repeat for several; default: both")
+    parser.add_argument("--quick", action="store_true", help="let g++ optimise less: the numbers count, not the speed")
+    parser.add_argument("--out", type=Path, help="append one JSON line per network and backend; go on where it ends")
+    given = parser.parse_args()
+    wanted = given.only.split(",") if given.only else [member.family for member in MEMBERS]
+    unknown = set(wanted) - {member.family for member in MEMBERS}
+    if unknown:
+        parser.error(f"no family {sorted(unknown)}; there are {[member.family for member in MEMBERS]}")
+    if given.quick:
+        toolchain._FLAGS = tuple("-O1" if flag == "-O3" else flag for flag in toolchain._FLAGS)
+    rows = [Row(**json.loads(line)) for line in given.out.read_text().splitlines()] if _exists(given.out) else []
+    for member in MEMBERS:
+        todo = [name for name in given.backend or BACKENDS if not _has(rows, member, name)]
+        if member.family not in wanted or not todo:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = write_network(Path(folder), member)
+            for backend in todo:
+                rows.append(compiled(checkpoint, member, backend))
+                sys.stderr.write(f"{rows[-1]}\n")
+                if given.out is not None:
+                    with given.out.open("a", encoding="utf-8") as stream:
+                        stream.write(json.dumps(rows[-1]._asdict()) + "\n")
+    order = [member.family for member in MEMBERS]
+    sys.stdout.write(markdown(sorted(rows, key=lambda row: order.index(row.family))) + "\n")
+
+
+def _exists(path: Path | None) -> bool:
+    return path is not None and path.is_file()
+
+
+def _has(rows: list[Row], member: Member, backend: str) -> bool:
+    return any((row.network, row.backend) == (member.network, backend) for row in rows)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

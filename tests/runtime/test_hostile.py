@@ -1,0 +1,313 @@
+"""What somebody who means harm could put into an artifact, a checkpoint or a data file is refused with one line."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.artifact import MANIFEST
+from runtime.data import Preprocessing, load_evaluation_set, write_evaluation_set
+from runtime.engine import load
+from runtime.errors import ArtifactError, UserError
+from runtime.exported import refuse_code
+from runtime.npy import read_npy
+from runtime.onnx_guard import refuse_outside
+from runtime.pictures import read_inputs
+from runtime.strict_json import LIMIT_BYTES
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = Path(__file__).parent / "schemas"
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+LIBRARY = "payload/b2/network.so"
+
+
+def refused(folder: Path, message: str, verify: bool = True) -> None:
+    with pytest.raises(ArtifactError, match=message) as caught:
+        load(folder, verify=verify)
+    assert "\n" not in str(caught.value)
+
+
+def rewrite(folder: Path, change: Callable[[str], str]) -> None:
+    path = folder / MANIFEST
+    path.write_text(change(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"relative": 0.0001', '"relative": NaN', "damaged.*malformed"),
+        ('"relative": 0.0001', '"relative": Infinity', "damaged.*malformed"),
+        ('"relative": 0.0001', '"relative": 1e999', "damaged.*out of range"),
+        ('"threads": 1', '"threads": 1, "threads": 2', "damaged.*key 'threads' stands there twice"),
+        ('{\n  "schema', '{"schema_version": 1, "schema', "damaged.*key 'schema_version' stands there twice"),
+        ('"threads": 1', '"threads": 100000', "damaged.*<= 1024"),
+        ('"size_bytes": ', '"size_bytes": -', "damaged.*>= 0"),
+        ('"size_bytes": ', '"size_bytes": 999999999999999999', "damaged"),
+        ('"shape": [\n      2,', '"shape": [\n      -2,', "damaged.*>= 1"),
+        ('"shape": [\n      2,', '"shape": [\n      4294967296,', "damaged.*<= 2147483648"),
+        ('"dtype": "float32"\n  },\n  "output"', '"dtype": "object"\n  },\n  "output"', "damaged.*inputs and outputs"),
+        ('"classes": []', '"classes": ' + "[" * 200_000, "damaged.*nested too deeply"),
+        ('"name": ', '"name": "\\ud800", "x": ', "damaged"),
+        ("payload/b2/network.so", "payload/./network.so", "outside the artifact"),
+        ("payload/b2/network.so", "payload/b2/\\u0000", "outside the artifact"),
+        ("payload/b2/network.so", "payload/b2/\\u001b[2J", "outside the artifact"),
+        ("payload/b2/network.so", "payload//network.so", "outside the artifact"),
+        ("payload/b2/network.so", "payload/b2/" + "x" * 300, "outside the artifact"),
+        ('"engine": "native"', '"engine": "../../evil"', "engine '../../evil'"),
+    ],
+)
+def test_manifests(artifact: Path, old: str, new: str, message: str) -> None:
+    assert old in (artifact / MANIFEST).read_text()
+    rewrite(artifact, lambda text: text.replace(old, new, 1))
+    refused(artifact, message)
+
+
+def test_a_manifest_without_end(artifact: Path) -> None:
+    rewrite(artifact, lambda text: text + " " * LIMIT_BYTES)
+    refused(artifact, "damaged.*at most 4,194,304 are read")
+
+
+def test_shapes_that_the_golden_files_do_not_have(artifact: Path) -> None:
+    before = json.loads((artifact / MANIFEST).read_text())
+    for end, shape in (("input", [2, 1, 4, 4]), ("input", [2, 1, 16, 4]), ("output", [2, 1]), ("output", [2, 1 << 30])):
+        data = json.loads(json.dumps(before))
+        data[end]["shape"] = shape
+        (artifact / MANIFEST).write_text(json.dumps(data))
+        refused(artifact, "the manifest says float32|damaged")
+
+
+def test_a_library_for_other_shapes_is_refused_by_what_it_says_itself(artifact: Path) -> None:
+    """As if somebody had written golden files of other shapes too."""
+    data = json.loads((artifact / MANIFEST).read_text())
+    data["input"]["shape"] = [2, 1, 4, 4]
+    np.save(artifact / "golden/inputs.npy", np.zeros((2, 1, 4, 4), np.float32))
+    data["files"]["golden/inputs.npy"]["size_bytes"] = (artifact / "golden/inputs.npy").stat().st_size
+    (artifact / MANIFEST).write_text(json.dumps(data))
+    refused(artifact, r"compiled for 128 numbers of 'input', the manifest says \(2, 1, 4, 4\)", verify=False)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.symlink_to("/dev/zero"), "is a symbolic link"),
+        (lambda path: path.symlink_to(path.with_name("weights.bin")), "is a symbolic link"),
+        (lambda path: os.mkfifo(path), "is no plain file"),
+        (lambda path: path.mkdir(), "is no plain file"),
+        (lambda path: subprocess.run(["mknod", path, "c", "1", "5"], check=True), "is no plain file"),
+    ],
+)
+def test_what_is_no_file(artifact: Path, make: Callable[[Path], None], message: str, verify: bool) -> None:
+    path = artifact / LIBRARY
+    path.unlink()
+    try:
+        make(path)
+    except subprocess.CalledProcessError:
+        pytest.skip("this user may make no device")
+    refused(artifact, message, verify)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("name", ["payload", "payload/b2", "golden"])
+def test_folders_that_are_links(artifact: Path, tmp_path: Path, name: str, verify: bool) -> None:
+    (artifact / name).rename(tmp_path / "elsewhere")
+    (artifact / name).symlink_to(tmp_path / "elsewhere")
+    refused(artifact, "is a symbolic link", verify)
+
+
+def test_a_manifest_that_is_a_link_or_a_pipe(artifact: Path) -> None:
+    path = artifact / MANIFEST
+    path.rename(artifact / "real.json")
+    path.symlink_to("real.json")
+    refused(artifact, "is no artifact")
+    path.unlink()
+    os.mkfifo(path)
+    refused(artifact, "is no artifact")
+
+
+def test_files_that_the_manifest_does_not_know(artifact: Path) -> None:
+    (artifact / "notes.txt").write_text("beside the payload it may lie")
+    load(artifact).close()
+    (artifact / "payload/b2/libevil.so").write_bytes(b"x")
+    refused(artifact, r"libevil\.so is not in manifest\.json, and an engine might load it")
+
+
+def test_a_library_of_another_processor_or_byte_order(artifact: Path) -> None:
+    path = artifact / LIBRARY
+    raw = path.read_bytes()
+    for at, value in ((18, 0xB7), (5, 2), (4, 1)):  # aarch64's e_machine, big-endian, 32 bits
+        path.write_bytes(raw[:at] + bytes([value]) + raw[at + 1 :])
+        refused(artifact, r"network\.so cannot be loaded \(", verify=False)
+
+
+def test_weights_of_the_other_byte_order(artifact: Path) -> None:
+    path = artifact / "payload/b2/weights.bin"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:16] + raw[16:24][::-1] + raw[24:])
+    refused(artifact, "does not belong to this library", verify=False)
+    path.write_bytes(raw[:8][::-1] + raw[8:])
+    refused(artifact, "is no weight file", verify=False)
+
+
+def npy(header: bytes, body: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
+    padded = header + b" " * (-(11 + len(header)) % 64) + b"\n"
+    return b"\x93NUMPY" + version + len(padded).to_bytes(2 if version[0] == 1 else 4, "little") + padded + body
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999, 9)}"), "its header needs"),
+        (npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4)}", bytes(16)), "its shape is"),
+        (npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (True,)}", bytes(4)), "its shape is"),
+        (npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", bytes(8)), "only plain numbers"),
+        (npy(b"{'descr': '>f4', 'fortran_order': False, 'shape': (1,)}", bytes(4)), "the other byte order"),
+        (npy(b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", bytes(4)), "only plain numbers"),
+        (npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': " + b"(" * 9000 + b"}"), "its header cannot be read"),
+        (npy(b"__import__('os').system('true')"), "its header cannot be read"),
+        (b"PK\x03\x04" + bytes(100), "its header cannot be read"),
+        (b"", "its header cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("mapped", [True, False])
+def test_numpy_files(tmp_path: Path, raw: bytes, message: str, mapped: bool) -> None:
+    path = tmp_path / "x.npy"
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match=message):
+        read_npy(path, mapped)
+    with pytest.raises(UserError, match=r"is not a plain \.npy array"):
+        read_inputs((path,), Preprocessing((1, 8, 8), (0.5,), (0.5,)))
+
+
+def test_an_archive_that_unpacks_to_anything(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(1 << 24, np.uint8))
+    (tmp_path / "bomb.npz").rename(tmp_path / "bomb.npy")
+    with pytest.raises(ValueError, match="its header cannot be read"):
+        read_npy(tmp_path / "bomb.npy")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 4), (2, 0, 4)])
+def test_what_numpy_wrote_is_read_as_numpy_does(tmp_path: Path, shape: tuple[int, ...], order: str) -> None:
+    array = np.asarray(np.random.default_rng(0).standard_normal(shape), order=order)
+    np.save(tmp_path / "x.npy", array)
+    for mapped in (True, False):
+        found = read_npy(tmp_path / "x.npy", mapped)
+        assert found.dtype == array.dtype
+        assert np.array_equal(found, array)
+
+
+def test_evaluation_sets(tmp_path: Path) -> None:
+    images, how = np.zeros((3, 1, 4, 4), np.uint8), Preprocessing((1, 4, 4), (0.5,), (0.5,))
+    write_evaluation_set(tmp_path / "set", "x", images, np.zeros(3, np.int64), how, ())
+    assert len(load_evaluation_set(tmp_path / "set", verify=True)) == 3
+    for name, content, message in (
+        ("labels.npy", npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", bytes(12)), "do not fit"),
+        ("images.npy", npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (9999999999,)}"), "cannot be read"),
+        ("evaluation.json", b"[" * 100_000, "cannot be read: Expected `object`"),
+        ("evaluation.json", b'{"x": ' + b"[" * 100_000, "cannot be read: .*unknown field|nested"),
+        ("evaluation.json", b'{"schema_version": 1, "schema_version": 1}', "cannot be read"),
+    ):
+        folder = Path(shutil.copytree(tmp_path / "set", tmp_path / f"bad-{len(message)}-{len(content)}"))
+        (folder / name).write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            load_evaluation_set(folder)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own remarks
+def test_pictures_that_unpack_to_gigabytes(tmp_path: Path) -> None:
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 1 << 20
+    (tmp_path / "cut.png").write_bytes((tmp_path / "bomb.png").read_bytes()[:60])
+    (tmp_path / "bad.tif").write_bytes(b"II*\x00\x08\x00\x00\x00" + b"\xff" * 40)
+    for name, message in (("bomb.png", "x 30000 pixels|bomb"), ("cut.png", "as a picture"), ("bad.tif", "picture")):
+        with pytest.raises(UserError, match=message):
+            read_inputs((tmp_path / name,), Preprocessing((1, 8, 8), (0.5,), (0.5,)))
+
+
+@pytest.mark.parametrize("where", ["initializer", "constant", "subgraph"])
+def test_onnx_files_that_read_other_files(tmp_path: Path, where: str) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    model = onnx.load(SAMPLES / "3/onnxruntime/payload/model.onnx")
+    refuse_outside(tmp_path, memoryview(model.SerializeToString()))
+    tensor = TensorProto(name="evil", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    if where == "initializer":
+        model.graph.initializer.append(tensor)
+    elif where == "constant":
+        model.graph.node.append(helper.make_node("Constant", [], ["evil"], value=tensor))
+    else:
+        inner = helper.make_graph([], "inner", [], [], [tensor])
+        model.graph.node.append(helper.make_node("If", ["x"], ["evil"], then_branch=inner, else_branch=inner))
+    with pytest.raises(ArtifactError, match="has a tensor in another file"):
+        refuse_outside(tmp_path, memoryview(model.SerializeToString()))
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\x3a\xff", b"\x3a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", b"\x07", b"\x38\x01"]
+)
+def test_onnx_files_that_are_none(tmp_path: Path, raw: bytes) -> None:
+    with pytest.raises(ArtifactError, match="is no ONNX file"):
+        refuse_outside(tmp_path, memoryview(raw))
+
+
+def test_exported_programs_that_unpack_or_overlap(tmp_path: Path) -> None:
+    path = tmp_path / "graph.pt2"
+    for kind, names, message in (
+        (zipfile.ZIP_DEFLATED, ["g/version"], "is compressed"),
+        (zipfile.ZIP_STORED, ["g/archive_version", "g/archive_version"], "share a name"),
+        (zipfile.ZIP_STORED, ["g/../../x"], "may be pickled code"),
+        (zipfile.ZIP_STORED, ["g/models/model.json"], "is no exported program"),
+    ):
+        with warnings.catch_warnings(), zipfile.ZipFile(path, "w", kind) as archive:
+            warnings.simplefilter("ignore")  # of the name that is there twice
+            for name in names:
+                archive.writestr(name, b"[" * 100_000)
+        with pytest.raises(UserError, match=message):
+            refuse_code(path, path.read_bytes())
+
+
+def test_nothing_in_the_code_unpickles() -> None:
+    """``np.load`` is told so, ``torch.load`` too, and no module knows pickle or its relatives."""
+    found = []
+    folders = ("st3", "train", "compile", "runtime", "bench")
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            # of pickle itself the name of its error may be known
+            allowed = {"pickle"} if isinstance(node, ast.Import) else set()
+            if {name.split(".")[0] for name in names} & (PICKLES - allowed):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} imports {names}")
+            if (
+                isinstance(node, ast.Attribute)
+                and ast.unparse(node.value) == "pickle"
+                and node.attr != "UnpicklingError"
+            ):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                options = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                call = ast.unparse(node.func)
+                unsafe = (call in ("np.load", "numpy.load") and options.get("allow_pickle", "False") != "False") or (
+                    call == "torch.load" and options.get("weights_only") != "True"
+                )
+                if unsafe:
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+    assert not found
+
+
+def test_messages_are_one_line_whatever_they_quote() -> None:
+    assert str(ArtifactError("a\nb\x1b[2J\x9b")) == "a b [2J "
