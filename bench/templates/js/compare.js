@@ -6,7 +6,7 @@ function colorOf(pair) { return token(!pair.differs ? "--dense" : pair.ratio > 1
 
 function drawComparison(pairs) {
   const place = document.getElementById("chart-compare");
-  const height = pairs.length * 30 + 80;
+  const height = pairs.length * (narrow() ? 36 : 30) + 80;
   place.style.height = `${height}px`;
   const positions = pairs.map((_, index) => index);
   const resolution = Math.max(0, ...pairs.map((pair) => pair.resolution || 0));
@@ -16,7 +16,7 @@ function drawComparison(pairs) {
     Object.assign({}, across, { type: "line", x0: 1, x1: 1, line: { color: token("--front"), width: 1 } }),
   ];
   const name = (pair) => `${pair.checkpoint}, ${pair.backend}`;
-  const cut = (text) => (narrow() && text.length > 20 ? `${text.slice(0, 11)}…${text.slice(-8)}` : text);
+  const label = (pair) => (narrow() ? `${plain(pair.checkpoint)}<br>${plain(pair.backend)}` : plain(name(pair)));
   const hint = (pair) => `<b>${plain(name(pair))}</b><br>A ${pair.latency_ms_a.toPrecision(4)} ms, B ${pair.latency_ms_b.toPrecision(4)} ms<br>` +
     `B ${pair.ratio.toFixed(3)}× as fast (${pair.ratio_low.toFixed(3)} to ${pair.ratio_high.toFixed(3)})`;
   plot("chart-compare", [{
@@ -28,7 +28,7 @@ function drawComparison(pairs) {
     },
   }], layout(
     logAxis("B as fast as A", [1 / (1 + resolution), 1 + resolution, ...pairs.flatMap((pair) => [pair.ratio_low, pair.ratio_high])], { ticksuffix: "×" }),
-    { tickvals: positions, ticktext: pairs.map((pair) => plain(cut(name(pair)))), range: [pairs.length - 0.4, -0.6], automargin: true, ticks: "outside", ticklen: 5, tickcolor: "rgba(0,0,0,0)", fixedrange: true, gridcolor: token("--grid"), zeroline: false },
+    { tickvals: positions, ticktext: pairs.map(label), tickfont: { size: narrow() ? 11 : 13 }, range: [pairs.length - 0.4, -0.6], automargin: true, ticks: "outside", ticklen: 5, tickcolor: "rgba(0,0,0,0)", fixedrange: true, gridcolor: token("--grid"), zeroline: false },
     { shapes, height }));
   place.setAttribute("aria-label", "How many times as fast B is: " + pairs.map((pair) => `${name(pair)} ${pair.ratio.toFixed(2)}`).join("; "));
 }
