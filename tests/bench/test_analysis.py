@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from bench_builders import build_session, record
 
-from bench.analysis import Row, analyse
 from bench.environment import Gpu
 from bench.measurement import Missing, Refusal, Surroundings, checkpoint_name
-from bench.pareto import front
-from bench.summary import groups
+from bench.report.analysis import Row, analyse
+from bench.report.pareto import front
+from bench.report.summary import groups
 
 if TYPE_CHECKING:
     from bench.measurement import Measurements

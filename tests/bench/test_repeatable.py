@@ -18,11 +18,11 @@ from bench_builders import CLASSES, PREPROCESSING, SHAPE, lineage
 from support import Compiler
 from torch import nn
 
-from bench.analysis import Row, analyse, latencies
-from bench.launches import spread_of
+from bench.measure.session import plan_session, run_session
 from bench.measurement import Measurements, Settings
 from bench.measurement_file import read_measurements
-from bench.session import plan_session, run_session
+from bench.report.analysis import Row, analyse, latencies
+from bench.report.launches import spread_of
 from runtime.artifact import list_files, write_manifest
 
 SESSIONS = 20

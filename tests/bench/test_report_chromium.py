@@ -12,10 +12,10 @@ from bench_builders import build_session, record
 from browser import CHROMIUM, Browser
 from PIL import Image
 
-from bench.compare import compare
-from bench.compare_report import write_comparison
 from bench.measurement import Bandwidth, Measurement, Measurements, Peak, Step
-from bench.report import write_report
+from bench.report.compare import compare
+from bench.report.compare_report import write_comparison
+from bench.report.write import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
