@@ -45,7 +45,9 @@ def _read_call(state: Import, node: fx.Node) -> None:
             f"node {node.name!r} uses the operator {node.target}, which the native backend does not have "
             f"(it has {known}); use the onnxruntime or inductor backend for this network"
         )
+    state.reading = node
     READERS[node.target](state, node)
+    state.reading = None
     if _in_place(node):
         assert isinstance(node.args[0], fx.Node)
         state.overwrite(node.args[0], node)

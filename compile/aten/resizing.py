@@ -49,8 +49,6 @@ def weights(kind: str, old: int, new: int, aligned: bool, factor: float | None) 
         at = np.floor(np.float32(step) * np.arange(new, dtype=np.float32)).astype(np.float64)
     else:
         at = (np.arange(new) + 0.5) * step - 0.5
-    if kind == "bilinear":
-        at = np.maximum(at, 0)
     first = np.floor(at).astype(np.int64)
     part = at - first
     taps = {"nearest": ((0, np.ones(new)),), "bilinear": ((0, 1 - part), (1, part))}.get(kind) or tuple(

@@ -32,6 +32,7 @@ class Import:
         parts: of a torch node with several results the value and the channels that each of them is.
         grouped: torch nodes that show a map's channels in groups, on the way to a shuffle.
         chosen: torch nodes that are some channels of a map and share its memory.
+        reading: the torch node that is being read, for messages.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
@@ -42,12 +43,17 @@ class Import:
         self.parts: dict[fx.Node, list[tuple[str, NDArray[np.int64]]]] = {}
         self.grouped: dict[fx.Node, Grouped] = {}
         self.chosen: set[fx.Node] = set()
+        self.reading: fx.Node | None = None
         self._memories = 0
 
     def view(self, node: object) -> View:
         """What a torch node shows; a ``UserError`` if that is no picture tensor."""
         if not isinstance(node, fx.Node) or node not in self.views:
-            raise UserError(f"the network computes with {node!r}, which is not a picture tensor; it cannot be compiled")
+            reader = "the network" if self.reading is None else f"node {self.reading.name!r} ({self.reading.target})"
+            raise UserError(
+                f"{reader} computes with {node!r}, which is no map of the picture's; the native backend computes with "
+                f"maps and fixed weights: use the onnxruntime or inductor backend for this network"
+            )
         return self.views[node]
 
     def map(self, reader: fx.Node, source: object) -> str:
