@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from pathlib import Path
 from typing import final
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from compile.capture import capture
+from compile.export_onnx import export_onnx
 from compile.from_torch import read_graph
 from compile.graph import Graph
 from compile.layers import Layer, read_layers
 from compile.network import Network, Origin
 from runtime.artifact import Lineage
 from runtime.data import sha256_of
-from runtime.errors import UserError
 from st3.checkpoint import INFO_FILE, load_checkpoint
 
 
@@ -49,22 +47,7 @@ class TorchNetwork(Network):
 
     def write_onnx(self, path: Path) -> None:
         """See ``Network.write_onnx``; torch's exporter writes it."""
-        talk = io.StringIO()
-        try:
-            with warnings.catch_warnings(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
-                warnings.simplefilter("ignore")  # the exporter warns of its own internals, which no user can change
-                program = torch.onnx.export(
-                    self._captured.program,
-                    input_names=[self.input_name],
-                    output_names=[self.output_name],
-                    dynamo=True,
-                    verbose=False,
-                )
-                assert program is not None
-                program.save(path, external_data=False)
-        except torch.onnx.errors.OnnxExporterError as error:
-            first = str(error).strip().splitlines()[0]
-            raise UserError(f"the network cannot be written as ONNX: {first}; use another backend") from error
+        onnx.save(export_onnx(self._captured.program, self.input_name, self.output_name), path)
 
     def program(self) -> ExportedProgram:
         """See ``Network.program``."""

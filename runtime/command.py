@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _THREADS = click.option("--threads", type=int, help="CPU threads.  [default: the artifact's]")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-_DIGEST = click.option("--require-digest", metavar="sha256:HEX", help="Refuse any artifact but that of this digest.")
+_DIGEST = click.option("--require-digest", metavar="sha256:HEX", help="Refuse all artifacts but this; commas between.")
 _SIGNATURE = click.option(
     "--require-signature",
     type=click.Path(path_type=Path),

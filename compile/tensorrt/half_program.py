@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import warnings
 from typing import final
 
 import torch
@@ -13,6 +10,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from compile.export_onnx import export_onnx
 from compile.tensorrt.half import LARGEST
 from runtime.errors import UserError
 
@@ -64,18 +62,7 @@ def half_onnx(program: ExportedProgram, input_name: str, output_name: str) -> Mo
     Raises:
         UserError: an operator has no ONNX form.
     """
-    talk = io.StringIO()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
-            warnings.simplefilter("ignore")  # the exporter warns of its own internals, which no user can change
-            made = torch.onnx.export(
-                program, input_names=[input_name], output_names=[output_name], dynamo=True, verbose=False
-            )
-    except torch.onnx.errors.OnnxExporterError as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"the network cannot be written as ONNX: {first}; use another backend") from error
-    assert made is not None
-    model: ModelProto = made.model_proto
+    model = export_onnx(program, input_name, output_name)
     _name_layers(model)
     return model
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from runtime.command import trust_options
 from runtime.errors import UserError
 from runtime.names import named
 from runtime.serve.settings import Settings
@@ -52,15 +53,7 @@ def _option(name: str, kind: Any, text: str) -> Callable[[_F], _F]:
     type=click.IntRange(1),
     help="Rows that may wait; more are refused with 503.  [default: 8 batches, 256 at least]",
 )
-@click.option(
-    "--require-digest", metavar="sha256:HEX", help="Refuse any artifact but those of these digests, commas between."
-)
-@click.option(
-    "--require-signature",
-    type=click.Path(path_type=Path),
-    metavar="PUBLIC.pem",
-    help="Refuse what the owner of this ed25519 key has not signed, before any of its code runs.",
-)
+@trust_options
 @click.option("--control", is_flag=True, help="Let clients load and unload models (/v2/repository).")
 @_option("--max-connections", click.IntRange(1), "Open connections; more are refused with 503.")
 @_option("--body-budget-mib", click.IntRange(1), "MiB of request bodies in memory at once; more are refused with 503.")

@@ -51,6 +51,13 @@ def test_artifact_answers_like_its_checkpoint(sparse: Path, tmp_path: Path, name
     assert not list(tmp_path.glob(".*"))
 
 
+def test_an_onnx_payload_does_not_say_where_its_author_works(sparse: Path, tmp_path: Path) -> None:
+    artifact = lower(sparse, tmp_path, "onnxruntime", (1,), threads=1, isa="native")
+    model = (artifact / "payload/model.onnx").read_bytes()
+    assert b".py" not in model
+    assert str(Path(__file__).parent).encode() not in model
+
+
 def test_inductor_package_answers_like_its_checkpoint(sparse: Path, tmp_path: Path) -> None:
     engine = load(lower(sparse, tmp_path, "inductor", (2,), threads=1, isa="native"))
     assert replay(engine).error < 1e-5
