@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from bench.command import INTERRUPTED, with_progress
 from bench.cpu.alone import run_alone
 from bench.cpu.logits import LIMIT, compare
 from bench.cpu.logits import METRIC as LOGITS
 from bench.cpu.plan import NATIVE, PROOF, YARDSTICK, find, plan_cpu, weights_of
 from bench.cpu.rows import make_rows
 from bench.cpu.show import COMPILE_TIME, MEMORY_ALONE, show
+from bench.measure.command import INTERRUPTED, with_progress
+from bench.measure.process import ProcessWorker
 from bench.measurement import Measurement, Settings
 from bench.measurement_file import read_measurements
-from bench.process import ProcessWorker
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from bench.measure.participant import Entry
+    from bench.measure.process import Worker
+    from bench.measure.session import Plan
     from bench.measurement import Record
-    from bench.participant import Entry
-    from bench.process import Worker
-    from bench.session import Plan
 
 ROUNDS = 25
 LAUNCHES = 3  # a ResNet-50 takes seconds to load, and there are a dozen under each condition

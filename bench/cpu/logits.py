@@ -8,18 +8,18 @@ import numpy as np
 
 from bench.cpu.plan import weights_of
 from bench.cpu.solo import ask
+from bench.measure.messages import Infer, Inferred
+from bench.measure.process import WorkerError
 from bench.measurement import Measurement
-from bench.messages import Infer, Inferred
-from bench.process import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from bench.participant import Condition, Entry
-    from bench.process import Worker
-    from bench.session import Plan
+    from bench.measure.participant import Condition, Entry
+    from bench.measure.process import Worker
+    from bench.measure.session import Plan
 
 METRIC = "logits"
 LIMIT = 1e-4

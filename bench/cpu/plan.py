@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench.environment import usable_cpus
-from bench.participant import Condition, Entry
-from bench.session import Plan, built_for, find_artifacts
+from bench.measure.participant import Condition, Entry
+from bench.measure.session import Plan, built_for, find_artifacts
 from runtime.data import load_evaluation_set
 from runtime.errors import UserError
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench.cpu.plan import BASE, DENSE, weights_of
-from bench.intervals import percentile
-from bench.launches import speedup
+from bench.report.intervals import percentile
+from bench.report.launches import speedup
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         latency_ms_p50: median over all calls; a call is a whole batch.
         ratio_to_onnxruntime: how many times as fast as ONNX Runtime with the dense weights under the same condition:
-            see ``bench.launches.speedup``.
+            see ``bench.report.launches.speedup``.
     """
 
     weights: str

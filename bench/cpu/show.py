@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from bench import numbers
-from bench.analysis import analyse, resolution_of
 from bench.cpu.logits import METRIC as LOGITS
 from bench.cpu.plan import BASE, DENSE, weights_of
 from bench.cpu.step_table import peak_lines, step_tables
+from bench.report import numbers
+from bench.report.analysis import analyse, resolution_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.messages import Profile, Warm
-from bench.participant import ANSWER_TIMEOUT_S, Participant
-from bench.process import WorkerError
+from bench.measure.messages import Profile, Warm
+from bench.measure.participant import ANSWER_TIMEOUT_S, Participant
+from bench.measure.process import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bench.measure.messages import Answer, Request
+    from bench.measure.participant import Condition, Entry
+    from bench.measure.process import Worker
     from bench.measurement import Settings
-    from bench.messages import Answer, Request
-    from bench.participant import Condition, Entry
-    from bench.process import Worker
 
 
 def ask(

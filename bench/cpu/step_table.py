@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, get_args
 
 from rich.table import Table
 
-from bench import numbers
 from bench.cpu.plan import weights_of
+from bench.machine.peaks import peak_of
 from bench.measurement import Operand
-from bench.peaks import peak_of
+from bench.report import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from bench import numbers
+from bench.report import numbers
 
 if TYPE_CHECKING:
     from bench.explain.explanation import Answer, Explanation

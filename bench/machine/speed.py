@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, get_args
 import msgspec
 
 from bench.environment import describe_machine, now, usable_cpus
+from bench.machine.peaks import SOURCE, bandwidth_of, measure_capacity, peak_of
 from bench.measurement import Operand, Place
-from bench.peaks import SOURCE, bandwidth_of, measure_capacity, peak_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

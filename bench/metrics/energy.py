@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, final
 
-from bench import joules
+from bench.measure import joules
 from bench.metric import Metric
 
 if TYPE_CHECKING:

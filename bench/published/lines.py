@@ -163,6 +163,9 @@ class SpeedLine(_Line, frozen=True):
     images_per_s: float
     spread_percent: float
     overhead_percent: float | None
+    step_ms: float
+    issue_ms: float
+    run_hours: float
     windows_s: tuple[float, ...]
     device: str
     commit: str

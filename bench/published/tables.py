@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench import numbers
-from bench.analysis import analyse
 from bench.cpu.plan import NATIVE
 from bench.cpu.rows import make_rows
 from bench.measurement_file import read_measurements
 from bench.published.kinds import FOLDER, read_lines
 from bench.published.lines import NetworkChoice, NetworkFloor, NetworkTime
+from bench.report import numbers
+from bench.report.analysis import analyse
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.analysis import Row as SessionRow
     from bench.cpu.rows import Row as CpuRow
+    from bench.report.analysis import Row as SessionRow
 
 
 class Table(msgspec.Struct, frozen=True):

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.compare import SCHEMA_VERSION as COMPARISON_VERSION
-from bench.compare import Comparison
-from bench.document import SCHEMA_VERSION as REPORT_VERSION
-from bench.document import Document
 from bench.measurement import SCHEMA_VERSION as MEASUREMENT_VERSION
 from bench.measurement import Record
+from bench.report.compare import SCHEMA_VERSION as COMPARISON_VERSION
+from bench.report.compare import Comparison
+from bench.report.document import SCHEMA_VERSION as REPORT_VERSION
+from bench.report.document import Document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

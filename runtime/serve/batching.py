@@ -63,7 +63,7 @@ class Batcher:
         self._rows = 0
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+        self._sweeper: asyncio.TimerHandle | None = None
 
     @property
     def depth(self) -> int:
@@ -85,6 +85,8 @@ class Batcher:
         waiting = Waiting(rows, gone, self._loop)
         self._queue.append(waiting)
         self._rows += len(rows)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
         self.wake()
         return await waiting.answer
 
@@ -105,9 +107,13 @@ class Batcher:
                 waiting.finish(RequestError(503, f"{_MOST_ATTEMPTS} workers died while they ran this request"))
         self.wake()
 
+    async def emptied(self) -> None:
+        """Wait until nothing waits for a worker."""
+        while self._queue:
+            await asyncio.sleep(0.01)
+
     def close(self, reason: str) -> None:
         """Answer all that wait with an error."""
-        self._sweeper.cancel()
         while self._queue:
             self._queue.popleft().finish(RequestError(503, reason))
         self._rows = 0
@@ -152,9 +158,9 @@ class Batcher:
 
     def _sweep(self) -> None:
         """Nobody waits for ever, even where no worker comes back."""
-        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
         oldest = self._loop.time() - self._timeout_s
         while self._queue and self._queue[0].began < oldest:
             waiting = self._queue.popleft()
             self._rows -= len(waiting.rows)
             waiting.finish(RequestError(503, f"no worker was free for {self._timeout_s:g} s; try again later"))
+        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep) if self._queue else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import msgspec
 
@@ -85,13 +85,14 @@ class Model:
             try:
                 artifact = await asyncio.to_thread(_open, self.path)
                 signature = self._signature(artifact)
-                pool = self._new_pool(artifact, signature)
+                batcher = self._batcher_for(signature)
+                pool = self._new_pool(artifact, signature, batcher)
                 await pool.open()
             except (UserError, RequestError, OSError) as error:
                 if self._pool is None:
                     self.reason = str(error)
                 raise RequestError(400, f"model {self.name!r} cannot be loaded: {error}") from error
-            await self._swap(pool, signature, artifact.digest)
+            await self._swap(batcher, pool, signature, artifact.digest)
         log.info("%s version %s is ready: %s, digest %s", self.name, self._version, self.path, artifact.digest[:12])
 
     async def unload(self, reason: str = "it was unloaded") -> None:
@@ -100,8 +101,7 @@ class Model:
             batcher, pool = self._batcher, self._pool
             self._batcher, self._pool, self.signature, self.digest, self.reason = None, None, None, "", reason
             if batcher is not None and pool is not None:
-                while batcher.depth:
-                    await asyncio.sleep(0.01)
+                await batcher.emptied()
                 await pool.drain()
                 batcher.close(reason)
 
@@ -112,23 +112,18 @@ class Model:
         if self._batcher is not None:
             self._batcher.close("the server stops")
 
-    async def _swap(self, pool: Pool, signature: Signature, digest: str) -> None:
-        old, same = self._pool, self.signature is not None and _same_shape(self.signature, signature)
-        old_batcher = self._batcher
+    async def _swap(self, batcher: Batcher, pool: Pool, signature: Signature, digest: str) -> None:
+        old, old_batcher = self._pool, self._batcher
         self._version += 1
-        if old_batcher is None or not same:
-            # requests of other shapes may wait in the old queue: it empties through the old workers
-            self._batcher = self._new_batcher(signature.max_batch)
-        assert self._batcher is not None
-        self._batcher.pool = pool
-        self._pool, self.signature, self.digest = pool, signature, digest
-        self._batcher.wake()
-        if old is None:
+        batcher.pool = pool
+        self._batcher, self._pool, self.signature, self.digest = batcher, pool, signature, digest
+        batcher.wake()
+        if old is None or old_batcher is None:
             return
-        while not same and old_batcher is not None and old_batcher.depth:
-            await asyncio.sleep(0.01)
+        if old_batcher is not batcher:
+            await old_batcher.emptied()
         await old.drain()
-        if not same and old_batcher is not None:
+        if old_batcher is not batcher:
             old_batcher.close("the model was replaced")
 
     def _signature(self, artifact: Artifact) -> Signature:
@@ -140,28 +135,25 @@ class Model:
         limit = self._settings.max_batch
         return signature if limit is None else msgspec.structs.replace(signature, max_batch=limit)
 
-    def _new_batcher(self, max_batch: int) -> Batcher:
-        settings = self._settings
+    def _batcher_for(self, signature: Signature) -> Batcher:
+        """The queue as it is, if the new version takes the same rows; else another, and the old one empties first."""
+        if self._batcher is not None and self.signature is not None and _same_shape(self.signature, signature):
+            return self._batcher
+        settings, max_batch = self._settings, signature.max_batch
         rows = settings.queue_rows or max(_QUEUE_LEAST_ROWS, _QUEUE_BATCHES * max_batch)
         return Batcher(max_batch, settings.max_delay_us * 1e-6, max(rows, max_batch), settings.queue_timeout_s)
 
-    def _new_pool(self, artifact: Artifact, signature: Signature) -> Pool:
-        start = Start(str(self.path.absolute()), artifact.digest, signature.max_batch, self._settings.threads)
+    def _new_pool(self, artifact: Artifact, signature: Signature, batcher: Batcher) -> Pool:
+        # where a link points now: a worker that is replaced later must load the same artifact
+        start = Start(str(self.path.resolve()), artifact.digest, signature.max_batch, self._settings.threads)
         shape = Shape(signature.max_batch, signature.row, signature.output_row)
         events = PoolEvents(
-            idle=lambda: self._batcher.wake() if self._batcher is not None else None,
+            idle=batcher.wake,
             ran=self.metrics.ran,
-            died=self._died,
+            died=batcher.again,
             restarted=self.metrics.restarted,
         )
         return Pool(start, shape, self._settings.workers, self._settings.run_timeout_s, events)
-
-    def _died(self, batch: Sequence[Any]) -> None:
-        if self._batcher is not None:
-            self._batcher.again(batch)
-        else:
-            for waiting in batch:
-                waiting.finish(RequestError(503, "the worker died and the model is unloaded"))
 
 
 @final

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import mmap
 import os
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import msgspec
 import numpy as np
@@ -52,7 +51,7 @@ class PoolEvents(msgspec.Struct, frozen=True):
 
     idle: Callable[[], None]
     ran: Callable[[int, float], None]
-    died: Callable[[Sequence[Waiter]], None]
+    died: Callable[[Sequence[Any]], None]
     restarted: Callable[[], None]
 
 
@@ -91,9 +90,19 @@ class Worker:
         return self._process.pid
 
     @property
+    def loaded(self) -> bool:
+        """Whether its engine was loaded and warm once."""
+        return self.ready.done() and not self.ready.result()
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs a batch."""
+        return bool(self._batch)
+
+    @property
     def idle(self) -> bool:
         """Whether it can take a batch now."""
-        return self.ready.done() and not self.ready.result() and not self._batch and self._channel.fileno() >= 0
+        return self.loaded and not self._batch and self._channel.fileno() >= 0
 
     def run(self, batch: Sequence[Waiter], limit_s: float) -> None:
         """Run a batch; each waiter is finished when it has run. A run past the limit ends the process."""
@@ -116,7 +125,7 @@ class Worker:
         self._process.kill()
         self._process.wait()
         if not self.ready.done():
-            self.ready.set_result("it was stopped while it loaded")
+            self.ready.set_result("its worker process ended while it loaded the artifact")
 
     def _on_packet(self) -> None:
         try:
@@ -195,12 +204,7 @@ class Pool:
     @property
     def ready(self) -> int:
         """How many workers are loaded and warm."""
-        return sum(worker.ready.done() and not worker.ready.result() for worker in self._workers)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a worker is running a batch."""
-        return any(not worker.idle for worker in self._workers)
+        return sum(worker.loaded for worker in self._workers)
 
     async def open(self) -> None:
         """Start all workers and wait until they are warm; raises ``RequestError`` where the first does not come up."""
@@ -225,7 +229,7 @@ class Pool:
 
     async def drain(self) -> None:
         """Wait until no worker runs a batch, then end them all."""
-        while not self._closed and any(worker.ready.done() and not worker.idle for worker in self._workers):
+        while not self._closed and any(worker.running for worker in self._workers):
             await asyncio.sleep(0.01)
         self.close()
 
@@ -242,11 +246,8 @@ class Pool:
         return Worker(self._start, self._shape, self._replace, self._events)
 
     def _replace(self, worker: Worker) -> None:
-        """Another one in the place of a worker that died; at the first start the death is the answer."""
-        if not worker.ready.done():
-            worker.ready.set_result("a worker process died while it loaded the artifact")
-            return
-        if self._closed or worker not in self._workers:
+        """Another one in the place of a worker that died; whoever waits for one that loads hears of it by ``ready``."""
+        if self._closed or not worker.loaded or worker not in self._workers:
             return
         self._workers.remove(worker)
         log.warning("worker %d of %s died; another one is started", worker.pid, self._start.path)
@@ -258,15 +259,16 @@ class Pool:
         pause_s = 0.05
         while not self._closed:
             self._events.restarted()
-            worker: Worker | None = None
-            with contextlib.suppress(OSError):
+            try:
                 worker = self._spawn()
-            reason = "no process could be started" if worker is None else await worker.ready
-            if worker is not None and not reason and not self._closed:
-                self._workers.append(worker)
-                self._events.idle()
-                return
-            if worker is not None:
+            except OSError as error:
+                reason = f"no process could be started ({error})"
+            else:
+                self._workers.append(worker)  # from here on close() ends it too
+                reason = await worker.ready
+                if not reason or self._closed:
+                    return
+                self._workers.remove(worker)
                 worker.close()
             log.error("a worker of %s does not start: %s", self._start.path, reason)
             await asyncio.sleep(pause_s)

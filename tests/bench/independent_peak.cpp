@@ -1,4 +1,4 @@
-// Multiply-adds a second of one core, by another way than bench/peaks.cpp: the loop is assembly, so that the number of
+// Multiply-adds a second of one core, by another way than bench/machine/peaks.cpp: the loop is assembly, so that the number of
 // instructions that run is known and no compiler has a say in it; other instructions (a register is added to, not
 // multiplied), another number of sums, another clock. Prints one sample in GFLOP/s per repetition.
 //

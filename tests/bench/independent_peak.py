@@ -1,7 +1,7 @@
-"""Compares the peak that ``bench.peaks`` measures with two others that share nothing with it but the core.
+"""Compares the peak that ``bench.machine.peaks`` measures with two others that share nothing with it but the core.
 
 ``python tests/bench/independent_peak.py`` prints the three and exits with 1 where the assembly loop is more than 10 %
-away. What is independent: ``bench/peaks.cpp`` is C++ with the compiler's vectors, whose multiply-adds the compiler
+away. What is independent: ``bench/machine/peaks.cpp`` has the compiler's vectors, whose multiply-adds the compiler
 writes and the source counts, timed by the wall clock; ``independent_peak.cpp`` is an assembly loop whose instructions
 are counted by hand, timed by the thread's own clock; NumPy's matrix product is OpenBLAS' hand-written kernel, counted
 as 2 n^3, and bounds the peak from below.
@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 
 from bench.environment import usable_cpus
-from bench.intervals import percentile
-from bench.peaks import build, measure_program, peak_of
+from bench.machine.peaks import build, measure_program, peak_of
+from bench.report.intervals import percentile
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 BOUND = 0.1
@@ -75,7 +75,7 @@ if __name__ == "__main__":
     found = measure(rounds=5)
     off = found.ours / found.assembly - 1
     sys.stdout.write(
-        f"one core, GFLOP/s: bench.peaks {found.ours:.1f}, assembly {found.assembly:.1f} ({off:+.1%}), "
+        f"one core, GFLOP/s: bench.machine.peaks {found.ours:.1f}, assembly {found.assembly:.1f} ({off:+.1%}), "
         f"matrix product {found.product:.1f} ({found.product / found.ours:.1%} of the peak), "
         f"{time.perf_counter() - start:.0f} s\n"
     )

@@ -8,10 +8,11 @@ import msgspec
 import pytest
 from bench_builders import build_session, record
 
-from bench.analysis import Row, analyse
-from bench.measurement import Refusal, checkpoint_name
-from bench.pareto import front
-from bench.summary import groups
+from bench.environment import Gpu
+from bench.measurement import Missing, Refusal, Surroundings, checkpoint_name
+from bench.report.analysis import Row, analyse
+from bench.report.pareto import front
+from bench.report.summary import groups
 
 if TYPE_CHECKING:
     from bench.measurement import Measurements
@@ -177,6 +178,22 @@ def test_what_weakens_a_session_is_said(session: Measurements) -> None:
     assert "load average 1.70 on 2 CPUs" in text
     assert "was interrupted" in text
     assert "warm-up of st3-unstructured-0.9 with native" in text
+
+
+def test_what_disturbed_a_launch_and_what_is_missing_is_said_once(session: Measurements) -> None:
+    def gpu(mhz: float) -> Gpu:
+        return Gpu("a GPU", "1", 1.0, mhz, 1980.0, 1.0, 100.0, 700.0, 40.0)
+
+    around = (
+        Surroundings(1, 1, 0, 9.0, (1.0,), 0.1, 0.0, (gpu(1980), gpu(1950))),
+        Surroundings(1, 1, 1, 9.0, (1.0,), 1.3, 0.4, (gpu(1200),)),
+    )
+    missing = (Missing("energy", "no counter", "d-ort"), Missing("energy", "no counter", "s-90"))
+    said = analyse(msgspec.structs.replace(session, surroundings=around, missing=missing)).warnings
+    assert "At batch 1, threads 1 other processes kept up to 1.3 CPUs while it was measured." in said
+    assert "At batch 1, threads 1 the hypervisor took up to 0.4 CPUs while it was measured." in said
+    assert any("the GPU's clock went from 1200 to 1980 MHz" in text for text in said)
+    assert [text for text in said if "Energy" in text] == ["Energy was not measured: no counter."]
 
 
 def test_checkpoint_names_are_those_of_the_folders() -> None:

@@ -12,10 +12,10 @@ from bench.cpu.plan import as_yardstick, takes_part, weights_of
 from bench.cpu.rows import make_rows
 from bench.cpu.show import failure_lines
 from bench.cpu.step_table import gflops_useful, peak_lines
+from bench.machine.peaks import peak_of
+from bench.measure.participant import Entry
+from bench.measure.process import WorkerError
 from bench.measurement import ArtifactRecord, Measurements, Peak, Refusal, Step
-from bench.participant import Entry
-from bench.peaks import peak_of
-from bench.process import WorkerError
 from runtime.errors import UserError
 
 

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 from bench_builders import build_session, layer, record
 
-from bench.analysis import Row, analyse
-from bench.figures import weight_bytes
 from bench.measurement import Bandwidth, Harness, Measurement, Measurements, Peak, Served
-from bench.terminal import capacity_lines, harness_lines
+from bench.report.analysis import Row, analyse
+from bench.report.figures import weight_bytes
+from bench.report.terminal import capacity_lines, harness_lines
 from bench.usable import format_at, layer_macs_usable, macs_usable
 
 MIXED = "batch 1: offset_stream, batch 32: dense_channels"

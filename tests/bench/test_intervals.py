@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.intervals import median_interval, percentile
+from bench.report.intervals import median_interval, percentile
 
 
 def test_percentile_by_hand() -> None:

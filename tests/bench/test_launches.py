@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from bench_builders import build_session, record
 
-from bench.analysis import Row, analyse
-from bench.launches import Spread, log_ratios, speedup, spread_of, student_t
 from bench.measurement import Measurement, Measurements
+from bench.report.analysis import Row, analyse
+from bench.report.launches import Spread, log_ratios, speedup, spread_of, student_t
 
 LAUNCHES, ROUNDS, CALLS = 5, 10, 20
 PROCESS = 0.01  # standard deviation between processes of one artifact: two of them differ by 1.4 %

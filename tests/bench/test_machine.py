@@ -10,11 +10,11 @@ from rich.console import Console
 
 from bench.environment import count_cpus
 from bench.machine import processor, speed
+from bench.machine.peaks import Capacity
 from bench.machine.processor import Cache, caches
 from bench.machine.show import processor_table, speed_table
 from bench.machine.speed import Speed, Speeds, thread_counts
 from bench.measurement import Bandwidth, Peak
-from bench.peaks import Capacity
 
 
 def shown(part: object) -> str:

@@ -11,7 +11,7 @@ import pytest
 from bench_builders import PREPROCESSING, lineage
 from numpy.typing import NDArray
 
-from bench import joules
+from bench.measure import joules
 from bench.metric import AnswerMetric, Answers, load_metric, metric_names
 from bench.metrics.calibration_error import expected_calibration_error
 from runtime.artifact import Artifact, FileEntry, Manifest, Requirements, Target, TensorSpec, Tolerance

@@ -8,8 +8,8 @@ import independent_peak
 import pytest
 
 from bench.environment import usable_cpus
+from bench.machine.peaks import bandwidth_of, measure_capacity, peak_of
 from bench.measurement import Bandwidth
-from bench.peaks import bandwidth_of, measure_capacity, peak_of
 from runtime.machine import cpu_flags
 
 

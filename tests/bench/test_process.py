@@ -14,8 +14,8 @@ import pytest
 from bench_builders import PICTURES, make_artifact
 
 from bench.environment import usable_cpus
-from bench.messages import Infer, Inferred, Load, Loaded, Profile, Sample, Sampled, Warm, Warmed
-from bench.process import ProcessWorker, WorkerError, anonymous
+from bench.measure.messages import Infer, Inferred, Load, Loaded, Profile, Sample, Sampled, Warm, Warmed
+from bench.measure.process import ProcessWorker, WorkerError, anonymous
 from runtime.data import load_evaluation_set
 
 if TYPE_CHECKING:

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from bench_builders import record
 
-from bench.done import Done, done_of
-from bench.measurement import Measurement, Missing, Record, Round, Served, Settings, Step
-from bench.measurement_file import merge
-from bench.messages import (
+from bench.measure.done import Done, done_of
+from bench.measure.messages import (
     Answer,
     Answered,
     Load,
@@ -28,10 +26,12 @@ from bench.messages import (
     Warm,
     Warmed,
 )
-from bench.participant import Condition, Entry
-from bench.process import Worker, WorkerError
-from bench.protocol import calls_per_turn, measure, settle_calls, steps, turns
-from bench.stage import Stage
+from bench.measure.participant import Condition, Entry
+from bench.measure.process import Worker, WorkerError
+from bench.measure.protocol import calls_per_turn, measure, settle_calls, steps, turns
+from bench.measure.stage import Stage
+from bench.measurement import Measurement, Missing, Record, Round, Served, Settings, Step
+from bench.measurement_file import merge
 from runtime.steps import StepInfo
 
 if TYPE_CHECKING:

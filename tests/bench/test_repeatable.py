@@ -6,25 +6,30 @@
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
-from bench_builders import make_artifact
+import torch
+from bench_builders import CLASSES, PREPROCESSING, SHAPE, lineage
+from support import Compiler
+from torch import nn
 
-from bench.analysis import Row, analyse, latencies
-from bench.launches import spread_of
+from bench.measure.session import plan_session, run_session
 from bench.measurement import Measurements, Settings
 from bench.measurement_file import read_measurements
-from bench.session import plan_session, run_session
-
-pytest.importorskip("onnxruntime", reason="the small artifacts run in ONNX Runtime")
+from bench.report.analysis import Row, analyse, latencies
+from bench.report.launches import spread_of
+from runtime.artifact import list_files, write_manifest
 
 SESSIONS = 20
-SETTINGS = Settings(rounds=50, launches=5, turn_s=0.02, warm_limit_s=0.3)
+# with eight launches 5 % slower is seen 96 times in 100 even where processes deviate by 1.5 %; five are the default
+SETTINGS = Settings(rounds=40, launches=8, turn_s=0.02, warm_limit_s=0.3)
 SLOWER = 1.05
-HIDDEN = 20_000  # a call of about a millisecond
+WIDTH = 128
 SLOW_DOWN = f"""
 import time
 import runtime.engine
@@ -36,9 +41,9 @@ def slowed(key, artifact, threads):
     if artifact.manifest.name.startswith("gmp"):
         run = engine.run
 
-        def slow(inputs):
+        def slow(inputs, out=None):
             start = time.perf_counter()
-            outputs = run(inputs)
+            outputs = run(inputs, out)
             end = start + {SLOWER} * (time.perf_counter() - start)
             while time.perf_counter() < end:
                 pass
@@ -70,10 +75,30 @@ def overlap(one: Row, other: Row) -> bool:
     return one.speedup_low <= other.speedup_high and other.speedup_low <= one.speedup_high
 
 
+def network() -> nn.Module:
+    """Some tenths of a millisecond a call."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(1, WIDTH, 3, padding=1), nn.ReLU()]
+    for _ in range(4):
+        layers += [nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTH, len(CLASSES)))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    built = Compiler(tmp_path).artifact(network(), SHAPE)
     for method in ("dense", "st3", "gmp"):
-        make_artifact(tmp_path / "artifacts" / method, method, 0.0 if method == "dense" else 0.9, hidden=HIDDEN)
+        copy = tmp_path / "artifacts" / method
+        shutil.copytree(built.folder, copy)
+        manifest = msgspec.structs.replace(
+            built.manifest,
+            name=method,
+            lineage=lineage(method, 0.0 if method == "dense" else 0.9),
+            classes=CLASSES,
+            preprocessing=PREPROCESSING,
+            files=list_files(copy),
+        )
+        write_manifest(copy, manifest)
     (tmp_path / "sitecustomize.py").write_text(SLOW_DOWN)
     root = Path(__file__).resolve().parents[2]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(root), os.environ.get("PYTHONPATH", "")]))
@@ -103,6 +128,6 @@ def test_twenty_sessions(folder: Path, evaluation: Path) -> None:
     assert [found["st3"].speedup_resolved for found in rows] == [False] * SESSIONS
     for name in ("st3", "gmp"):
         assert all(overlap(one[name], other[name]) for one, other in pairwise(rows))
-    seen = [found["gmp"] for found in rows if found["gmp"].speedup_resolved]
-    assert len(seen) >= 0.9 * SESSIONS
-    assert statistics.median(row.speedup_vs_dense or 0 for row in seen) == pytest.approx(1 / SLOWER, abs=0.01)
+    slower = [found["gmp"] for found in rows]
+    assert sum(row.speedup_resolved is True for row in slower) >= 0.9 * SESSIONS
+    assert statistics.median(row.speedup_vs_dense or 0 for row in slower) == pytest.approx(1 / SLOWER, abs=0.015)

@@ -12,11 +12,11 @@ import pytest
 from bench_builders import build_session, record
 from click.testing import CliRunner
 
-from bench.analysis import Row
 from bench.measurement import Harness, Missing, Peak, Refusal, Surroundings
 from bench.measurement_file import Writer
-from bench.report import write_report
-from bench.report_command import link_between, report
+from bench.report.analysis import Row
+from bench.report.command import link_between, report
+from bench.report.write import write_report
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,10 +12,10 @@ from bench_builders import build_session, record
 from browser import CHROMIUM, Browser
 from PIL import Image
 
-from bench.compare import compare
-from bench.compare_report import write_comparison
 from bench.measurement import Bandwidth, Measurement, Measurements, Peak, Step
-from bench.report import write_report
+from bench.report.compare import compare
+from bench.report.compare_report import write_comparison
+from bench.report.write import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -243,6 +243,16 @@ def test_a_page_is_printed_light_and_with_its_charts(folder: Path, browser: Brow
         "addEventListener('beforeprint', () => { window.printed = [...document.querySelectorAll('.main-svg')]"
         ".map(svg => svg.getBoundingClientRect().width).concat(getComputedStyle(document.body).color) })"
     )
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.run("dispatchEvent(new Event('beforeprint'))")
+    for chart in CHARTS:
+        inside, around = browser.run(
+            f"['.main-svg', '.chart'].map(s => (e => e.getBoundingClientRect().height)("
+            f"s === '.chart' ? document.getElementById('{chart}') : document.querySelector('#{chart} .main-svg')))"
+        )
+        assert inside <= around + 1, "a chart covers what follows it"
+    browser.run("dispatchEvent(new Event('afterprint'))")
+    browser.call("Emulation.setEmulatedMedia", media="")
     paper = browser.paper(tmp_path / "report.pdf").read_bytes()
     assert paper.startswith(b"%PDF")
     assert len(paper) > 50_000

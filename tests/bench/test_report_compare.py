@@ -12,20 +12,20 @@ import pytest
 from bench_builders import build_session, record
 from click.testing import CliRunner
 
-from bench.between import LogLatency, log_latency, quotient
-from bench.compare import compare
-from bench.compare_report import write_comparison
-from bench.launches import Spread
 from bench.measurement import Measurement
 from bench.measurement_file import Writer
-from bench.report_command import report
+from bench.report.between import LogLatency, log_latency, quotient
+from bench.report.command import report
+from bench.report.compare import compare
+from bench.report.compare_report import write_comparison
+from bench.report.launches import Spread
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.compare import Pair
     from bench.measurement import ArtifactRecord, Measurements
+    from bench.report.compare import Pair
 
 ARTIFACTS = [record("d", "dense", 0.0, "native"), record("s", "st3", 0.9, "native"), record("t", "st3", 0.95, "native")]
 BASE_MS = {"d": 2.0, "s": 1.0, "t": 0.5}

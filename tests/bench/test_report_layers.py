@@ -6,11 +6,11 @@ import msgspec
 import pytest
 from bench_builders import build_session, layer, record
 
-from bench.analysis import analyse
-from bench.layer_refusals import layer_refusals, runs_dense
-from bench.layer_times import OTHER, breakdowns
 from bench.measurement import ArtifactRecord, Bandwidth, Measurements, Peak, Step
-from bench.roofline import limits, place_of, roofline_ms
+from bench.report.analysis import analyse
+from bench.report.layer_refusals import layer_refusals, runs_dense
+from bench.report.layer_times import OTHER, breakdowns
+from bench.report.roofline import limits, place_of, roofline_ms
 
 DENSE, SPARSE = record("d", "dense", 0.0, "native"), record("s", "st3", 0.9, "native")
 

@@ -10,11 +10,11 @@ import pytest
 from bench_builders import build_session, record
 
 import bench
-from bench.compare import compare
-from bench.document import document
 from bench.measurement import Measurements
 from bench.measurement_file import read_measurements
-from bench.report import encode
+from bench.report.compare import compare
+from bench.report.document import document
+from bench.report.write import encode
 from bench.schemas import FOLDER, schemas, write
 
 # the folders whose files are sessions of the bench

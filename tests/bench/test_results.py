@@ -100,8 +100,8 @@ def test_an_unknown_folder_and_a_foreign_line_are_refused(networks: Path) -> Non
         (
             "training-speed",
             '{"recipe":"resnet50-synthetic","method":"dense","mode":"eager","batch_size":256,"precision":"bf16",'
-            '"images_per_s":900.0,"spread_percent":0.1,"overhead_percent":null,"windows_s":[0.28],"device":"x",'
-            '"commit":"0","versions":{}}',
+            '"images_per_s":900.0,"spread_percent":0.1,"overhead_percent":null,"step_ms":284.0,"issue_ms":9.0,'
+            '"run_hours":130.0,"windows_s":[0.28],"device":"x","commit":"0","versions":{}}',
             "2026-11-26_resnet50-synthetic_h100_bf16-eager-b256.jsonl",
         ),
     ],

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench.alone import measure_harness
-from bench.arrivals import arrival_times, serve
 from bench.environment import usable_cpus
-from bench.idle import IdleEngine
+from bench.measure.alone import measure_harness
+from bench.measure.arrivals import arrival_times, serve
+from bench.measure.idle import IdleEngine
+from bench.measure.messages import Serve
+from bench.measure.process import ProcessWorker
+from bench.measure.server import best, holds
+from bench.measure.surroundings import Watch, parse_stat
 from bench.measurement import Harness, Served
-from bench.messages import Serve
-from bench.process import ProcessWorker
-from bench.server import best, holds
-from bench.surroundings import Watch, parse_stat
 from runtime.engine import Engine
 
 CALL_S = 0.01

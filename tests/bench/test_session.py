@@ -17,16 +17,16 @@ import pytest
 from bench_builders import make_artifact
 from click.testing import CliRunner
 
-from bench.command import bench, settings_for
 from bench.environment import describe, usable_cpus
+from bench.measure.command import bench, settings_for
+from bench.measure.session import plan_session, resumable, run_session
 from bench.measurement import Settings
 from bench.measurement_file import measurements_of, part_of, read_measurements, read_records, set_aside
-from bench.report_command import report
-from bench.session import plan_session, resumable, run_session
+from bench.report.command import report
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.session import Plan
+    from bench.measure.session import Plan
 
 pytest.importorskip("onnxruntime", reason="the small artifacts run in ONNX Runtime")
 
@@ -213,7 +213,7 @@ def test_a_stopped_bench_goes_on_where_it_was(how: signal.Signals, tmp_path: Pat
     make_three(tmp_path / "a")
     out = tmp_path / "m.jsonl"
     arguments = [str(tmp_path / "a"), "--evaluation", str(evaluation), "--threads", "1", "--rounds", "6"]
-    command = [sys.executable, "-c", "from bench.command import bench; bench()", *arguments, "--launches", "2"]
+    command = [sys.executable, "-c", "from bench.measure.command import bench; bench()", *arguments, "--launches", "2"]
     process = subprocess.Popen(
         [*command, "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
@@ -252,7 +252,7 @@ def latency_samples(path: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
 def test_a_killed_bench_keeps_its_records_and_leaves_no_worker(tmp_path: Path, evaluation: Path) -> None:
     make_three(tmp_path / "a")
     out = tmp_path / "m.jsonl"
-    code = "from bench.command import bench; bench()"
+    code = "from bench.measure.command import bench; bench()"
     arguments = [str(tmp_path / "a"), "--evaluation", str(evaluation), "--seconds", "60", "--out", str(out)]
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
@@ -275,7 +275,7 @@ def test_a_killed_bench_keeps_its_records_and_leaves_no_worker(tmp_path: Path, e
 
 def is_worker(pid: int) -> bool:
     try:
-        return b"bench.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"bench.measure.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 

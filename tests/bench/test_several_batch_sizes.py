@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from support import Compiler
 from torch import nn
 
-from bench.command import bench
+from bench.measure.command import bench
 from bench.measurement_file import read_measurements
-from bench.report import write_report
+from bench.report.write import write_report
 from runtime.artifact import list_files, write_manifest
 
 

@@ -9,12 +9,12 @@ import pytest
 from bench_builders import PICTURES, make_artifact, onnx_model
 from onnx import TensorProto, helper
 
-import bench.yardstick as yardsticks
-from bench.analysis import analyse
+import bench.measure.yardstick as yardsticks
+from bench.measure.session import plan_session, run_session
+from bench.measure.yardstick import parse, record_of
 from bench.measurement import Settings, checkpoint_name, is_dense
 from bench.measurement_file import read_measurements
-from bench.session import plan_session, run_session
-from bench.yardstick import parse, record_of
+from bench.report.analysis import analyse
 from runtime.errors import UserError
 
 pytest.importorskip("onnxruntime", reason="the yardsticks run in ONNX Runtime")

@@ -129,13 +129,15 @@ def test_impossible_targets_are_refused(sparse: Path, tmp_path: Path, options: l
     assert "Traceback" not in result.output
 
 
-def test_an_onnx_file_that_onnx_runtime_cannot_read(sparse: Path, tmp_path: Path) -> None:
+def test_an_onnx_file_that_cannot_be_read(sparse: Path, tmp_path: Path) -> None:
     folder = lower(sparse, tmp_path, "onnxruntime", (1,), 1, "native")
     manifest = open_artifact(folder).manifest
-    (folder / "payload/model.onnx").write_bytes(b"no model")
-    write_manifest(folder, msgspec.structs.replace(manifest, files=list_files(folder)))
-    with pytest.raises(ArtifactError, match=r"ONNX Runtime .* cannot load"):
-        load(folder)
+    # the second is a message of protobuf's, and no model
+    for content, message in ((b"no model", "is no ONNX file"), (b"\x08\x07", r"ONNX Runtime .* cannot load")):
+        (folder / "payload/model.onnx").write_bytes(content)
+        write_manifest(folder, msgspec.structs.replace(manifest, files=list_files(folder)))
+        with pytest.raises(ArtifactError, match=message):
+            load(folder)
 
 
 def test_every_backend_says_whether_it_uses_zeros() -> None:

@@ -6,25 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from support import Compiler, prune_randomly
-from torch import nn
+from serve_artifacts import build
 
 from bench.serve.server import Server
 from runtime.artifact import open_artifact
 from runtime.serve.protocol import Signature, signature_of
-
-SHAPE = (1, 8, 8)
-SIZES = (1, 4)
-
-
-def build(folder: Path, seed: int, shape: tuple[int, int, int] = SHAPE) -> Path:
-    """A network with random weights, compiled for batches of one and four."""
-    torch.manual_seed(seed)
-    module = nn.Sequential(
-        nn.Conv2d(shape[0], 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
-    )
-    return Compiler(folder).artifact(prune_randomly(module, 0.6, seed), shape, SIZES).folder
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
-from support import Compiler
-from torch import nn
 
 from bench.serve.client import Address
 from bench.serve.scenarios import get, get_json
@@ -140,17 +137,15 @@ def test_each_payload_goes_where_triton_can_run_it(schema: Any, served: Path, tm
     assert config.HasField("dynamic_batching")
 
 
-def test_onnx_goes_as_it_is(schema: Any, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3))
-    artifact = Compiler(tmp_path).artifact(module, (1, 8, 8), 2, backend="onnxruntime")
-    code, _ = export(f"net={artifact.folder}", "-o", tmp_path / "repository")
+def test_onnx_goes_as_it_is(schema: Any, served: Path, tmp_path: Path) -> None:
+    artifact = rebuilt(served, tmp_path / "onnx", "onnxruntime", {"model.onnx": b"graph"})
+    code, _ = export(f"net={artifact}", "-o", tmp_path / "repository")
     assert code == 0
     config = parsed(schema, tmp_path / "repository/net")
     assert (config.backend, config.platform) == ("onnxruntime", "onnxruntime_onnx")
-    assert list(config.input[0].dims) == [2, 1, 8, 8]
-    same = (tmp_path / "repository/net/1/model.onnx").read_bytes()
-    assert same == (artifact.folder / "payload/model.onnx").read_bytes()
+    assert list(config.input[0].dims) == [4, 1, 8, 8]
+    assert config.instance_group[0].kind == schema.ModelInstanceGroup.KIND_CPU
+    assert (tmp_path / "repository/net/1/model.onnx").read_bytes() == b"graph"
 
 
 def test_mistakes_are_one_line_and_leave_nothing(served: Path, other: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from serve_artifacts import build
 
 from bench.serve.client import Address, Load, infer_request
 from bench.serve.fuzz import fuzz
@@ -275,6 +276,35 @@ def test_a_damaged_replacement_leaves_the_old_one_running(served: Path, tmp_path
         assert version(server.address) == "1"
 
 
+def test_a_worker_of_a_link_that_has_moved_comes_back_with_what_it_had(
+    served: Path, other: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(served)
+    old = load(served).run({"input": ROWS})["output"]
+    with Server(f"model={link}") as server:
+        link.unlink()
+        link.symlink_to(other)
+        dead = server.kill_worker()
+        wait_until("another worker", lambda: workers_ready(server.address) == 1 and dead not in server.workers())
+        np.testing.assert_allclose(outputs(infer(server)), old, rtol=1e-4, atol=1e-5)
+        assert figures(server.address)['st3_worker_restarts_total{model="model"}'] == 1
+
+
+def test_a_replacement_of_another_shape_takes_over(served: Path, tmp_path: Path) -> None:
+    wide = build(tmp_path, 2, (1, 8, 12))
+    link = tmp_path / "current"
+    link.symlink_to(served)
+    with Server(f"model={link}", "--control") as server:
+        link.unlink()
+        link.symlink_to(wide)
+        post(server.address, "/v2/repository/models/model/load")
+        assert infer(server).status == 400
+        rows = np.ones((2, 1, 8, 12), np.float32)
+        expected = load(wide).run({"input": rows})["output"]
+        np.testing.assert_allclose(outputs(infer(server, rows)), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_unload_and_load_again(served: Path, other: Path) -> None:
     with Server(f"a={served}", f"b={other}", "--control") as server:
         assert server.models == ["a", "b"]
@@ -312,14 +342,6 @@ def test_load_reload_kill_and_stop_lose_nothing(served: Path) -> None:
     ]
     assert [outcome.failures for outcome in outcomes] == [()] * 4
     assert outcomes[0].mean_batch > 1.5
-
-
-def test_the_only_worker_may_be_killed_too(served: Path) -> None:
-    with Server(f"model={served}") as server:
-        dead = server.kill_worker()
-        wait_until("another worker", lambda: workers_ready(server.address) == 1 and dead not in server.workers())
-        assert infer(server).status == 200
-        assert figures(server.address)['st3_worker_restarts_total{model="model"}'] == 1
 
 
 def test_a_worker_that_hangs_is_replaced(served: Path) -> None:

@@ -89,12 +89,12 @@ def test_two_processes_are_one_process_that_cuts_its_batches_in_two(method: str,
     )
 
 
-def test_a_process_that_dies_is_started_again_from_the_last_state(tmp_path: Path) -> None:
+def test_a_process_that_dies_is_started_again_from_the_last_state(tmp_path: Path, evaluation: Path) -> None:
     out = tmp_path / "x"
     arguments = [
         "-m", "train", "fashion-resnet8", "--sparsity", "0.9", "--max-steps", "12", "--save-every", "4", "--threads",
         "1", "--device", "cpu", "--data", str(ROOT / "data/fashion-mnist"), "--out", str(out), "--evaluation",
-        str(tmp_path / "e"), "--json",
+        str(evaluation), "--json",
     ]  # fmt: skip
     process = subprocess.Popen(
         torchrun(*arguments, restarts=1), env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -280,7 +281,8 @@ def test_mistakes_are_named(more: list[str], message: str, tmp_path: Path) -> No
     assert message in str(result.exception)
 
 
-def test_real_runs_are_done_once_and_not_mixed_with_others(tmp_path: Path) -> None:
+def test_real_runs_are_done_once_and_not_mixed_with_others(tmp_path: Path, evaluation: Path) -> None:
+    shutil.copytree(evaluation, tmp_path / "evaluation")
     training = ["--", "--max-steps", "2"]
     first = CliRunner().invoke(sweep, arguments(tmp_path, "--json", *training), catch_exceptions=False)
     assert first.exit_code == 0, first.output
