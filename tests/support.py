@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import st3
-from compile.backend import Effort, find_backend
+from compile.backend import Built, Effort, find_backend
 from compile.capture import Captured, capture
 from compile.from_checkpoint import TorchNetwork
 from runtime.artifact import (
@@ -70,6 +70,32 @@ def assert_same_bits(artifact: Artifact, inputs: np.ndarray, repeats: int) -> No
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
+def finish_artifact(folder: Path, built: Built, target: Target, inputs: np.ndarray, outputs: np.ndarray) -> Artifact:
+    """Golden data and manifest for the payload that a backend wrote into a folder."""
+    (folder / "golden").mkdir()
+    np.save(folder / "golden/inputs.npy", inputs)
+    np.save(folder / "golden/outputs.npy", outputs)
+    channels = inputs.shape[1]
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=folder.name,
+        backend=built.engine,
+        engine=built.engine,
+        target=target,
+        lineage=Lineage("none", "dense", "dense", 0.0, 0.0, 0.0, 0, "unknown", "0" * 64, {}),
+        input=TensorSpec("input", inputs.shape, "float32"),
+        output=TensorSpec("output", outputs.shape, "float32"),
+        classes=(),
+        preprocessing=Preprocessing(inputs.shape[1:], (0.5,) * channels, (0.25,) * channels),
+        layers=(),
+        tolerance=Tolerance(1e-4),
+        requirements=built.requirements,
+        files=list_files(folder),
+    )
+    write_manifest(folder, manifest)
+    return open_artifact(folder)
+
+
 class Compiler:
     """Builds artifacts in a temporary folder."""
 
@@ -99,27 +125,7 @@ class Compiler:
         inputs = np.random.default_rng(5).standard_normal((largest, *shape)).astype(np.float32)
         with torch.no_grad():
             outputs = module.eval()(torch.from_numpy(inputs)).numpy()
-        (folder / "golden").mkdir()
-        np.save(folder / "golden/inputs.npy", inputs)
-        np.save(folder / "golden/outputs.npy", outputs)
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            name=folder.name,
-            backend=backend,
-            engine=built.engine,
-            target=target,
-            lineage=Lineage("none", "dense", "dense", 0.0, 0.0, 0.0, 0, "unknown", "0" * 64, {}),
-            input=TensorSpec("input", inputs.shape, "float32"),
-            output=TensorSpec("output", outputs.shape, "float32"),
-            classes=(),
-            preprocessing=Preprocessing(shape, (0.5,) * shape[0], (0.25,) * shape[0]),
-            layers=(),
-            tolerance=Tolerance(1e-4),
-            requirements=built.requirements,
-            files=list_files(folder),
-        )
-        write_manifest(folder, manifest)
-        return open_artifact(folder)
+        return finish_artifact(folder, built, target, inputs, outputs)
 
     def engine(self, module: nn.Module, shape: tuple[int, int, int], batch_size: int = 1, **options: object) -> Engine:
         artifact = self.artifact(module, shape, batch_size, **options)

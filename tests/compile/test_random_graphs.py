@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import RUNNABLE
 from numpy.typing import NDArray
+from support import finish_artifact
 
-from compile.backend import AS_MODELLED
+from compile.backend import AS_MODELLED, Built
 from compile.backends.native import choose_schedules, write_network
 from compile.graph import (
     ACTIVATIONS,
@@ -36,8 +37,8 @@ from compile.native.emit import emit
 from compile.native.isa import cache_bytes, isa_for
 from compile.native.select import choose_plan
 from compile.passes.simplify import simplify
-from runtime.abi import DONE
-from runtime.engines.native import Network
+from runtime.artifact import Requirements, Target
+from runtime.engines.native import load
 
 # sums of up to some hundred products in another order, and activations of our own
 TOLERANCE = 2e-5
@@ -223,13 +224,16 @@ def compiled_answer(graph: Graph, inputs: NDArray[np.float32], isa_name: str, th
     isa, batch_size = isa_for(isa_name), len(inputs)
     plan = choose_plan(simplify(graph), batch_size, isa, cache_bytes(2, isa))
     outputs = np.full((batch_size, *graph.shapes[graph.output]), np.nan, np.float32)
-    with tempfile.TemporaryDirectory() as folder, Builder(isa) as builder:
+    with tempfile.TemporaryDirectory() as name, Builder(isa) as builder:
+        folder = Path(name)
         plan, schedules = choose_schedules(plan, builder, threads, AS_MODELLED)
-        write_network(emit(plan, schedules, isa), builder, Path(folder) / "payload", Path(folder) / "source")
-        network = Network(Path(folder) / "payload", threads)
+        write_network(emit(plan, schedules, isa), builder, folder / "payload", folder / "source")
+        target = Target("cpu", isa_name, "float32", batch_size, threads)
+        artifact = finish_artifact(folder, Built("native", {}, Requirements()), target, inputs, outputs)
+        engine = load(artifact, threads)
         for _ in range(2):  # the second run finds what the first one left in memory
-            assert network.library.st3_run(network.open(), inputs.ctypes.data, outputs.ctypes.data) == DONE
-        network.close()
+            engine.run({"input": inputs}, out={"output": outputs})
+        engine.close()
     return outputs
 
 
