@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from bench.cpu.rows import make_rows
+from bench.environment import Environment
 from bench.measurement_file import read_measurements
 from bench.published.lines import (
     KernelLine,
@@ -18,6 +19,10 @@ from bench.published.lines import (
     NetworkChoice,
     NetworkFloor,
     NetworkTime,
+    ServeFuzz,
+    ServeLoad,
+    ServeSession,
+    ServeSoak,
     SpeedLine,
     SweepLine,
 )
@@ -107,13 +112,16 @@ def _conditions(dtypes: Iterable[str], **numbers: Iterable[int]) -> str:
     return "-".join([*sorted(set(dtypes)), *parts])
 
 
+def _committed(path: Path, environment: Environment) -> None:
+    if environment.commit == "unknown" or environment.commit.endswith("-dirty"):
+        raise UserError(f"{path}: what is published has the commit of unchanged code, not {environment.commit}")
+
+
 def _bench(path: Path) -> Content:
     session = read_measurements(path)
-    commit = session.session.environment.commit
-    if session.end is None or commit == "unknown" or commit.endswith("-dirty"):
-        raise UserError(
-            f"{path}: a session that is published has an end and the commit of unchanged code, not {commit}"
-        )
+    if session.end is None:
+        raise UserError(f"{path}: a session that is published has come to its end; it has no end record")
+    _committed(path, session.session.environment)
     timed = [m for m in session.measurements if m.metric == "latency"]
     dtypes = {record.target.dtype for record in session.artifacts}
     return Content(
@@ -166,6 +174,19 @@ def _training_speed(path: Path) -> Content:
     return Content(_slugs(line.recipe for line in lines), _conditions(words, b=(line.batch_size for line in lines)))
 
 
+def _serve(path: Path) -> Content:
+    first, *lines = read_lines(path, ServeSession | ServeLoad | ServeFuzz | ServeSoak)  # type: ignore[arg-type]
+    if not isinstance(first, ServeSession):
+        raise UserError(f"{path}, line 1: it begins with a session, what bench.serve writes first")
+    _committed(path, first.environment)
+    words = {str(line.__struct_config__.tag) for line in lines}
+    return Content(
+        (slug(first.plan["artifact"]),),
+        _conditions(words, c=[first.plan["clients"]]),
+        first.environment.started[:10],
+    )
+
+
 def _slugs(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(slug, names)))
 
@@ -178,5 +199,6 @@ KINDS: dict[str, Callable[[Path], Content]] = {
     "gpu-kernels": _gpu_kernels,
     "sweep": _sweep,
     "training-speed": _training_speed,
+    "serve": _serve,
 }
 """A folder of `bench/results`, and who reads its files."""

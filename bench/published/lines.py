@@ -10,6 +10,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from bench.environment import Environment
+from bench.serve.fuzz import FuzzOutcome
+from bench.serve.scenarios import Outcome
+from bench.serve.soak import SoakOutcome
+
 
 class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What holds for every line: no field that is not known."""
@@ -170,3 +175,22 @@ class SpeedLine(_Line, frozen=True):
     device: str
     commit: str
     versions: dict[str, str]
+
+
+class ServeSession(_Line, frozen=True, tag="session"):
+    """The first line of ``python -m bench.serve``: where, and how hard."""
+
+    environment: Environment
+    plan: dict[str, Any]
+
+
+class ServeLoad(Outcome, frozen=True, forbid_unknown_fields=True, tag="load"):
+    """One scenario of load."""
+
+
+class ServeFuzz(FuzzOutcome, frozen=True, forbid_unknown_fields=True, tag="fuzz"):
+    """Malformed requests."""
+
+
+class ServeSoak(SoakOutcome, frozen=True, forbid_unknown_fields=True, tag="soak"):
+    """Mixed traffic for minutes."""
