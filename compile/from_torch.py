@@ -18,14 +18,17 @@ def read_graph(captured: Captured) -> Graph:
     Raises:
         UserError: an operator is not known; the message names the node, the operator and the known ones.
     """
-    state = Import(captured.module)
+    state = Import(captured.module, captured.input_shape[0])
+    last_use = {source: node for node in captured.module.graph.nodes for source in node.all_input_nodes}
     names = {"input": "", "output": ""}
     for node in captured.module.graph.nodes:
         if node.op == "placeholder":
             names["input"] = node.name
             state.input(node, captured.input_shape[1:])
-        elif node.op == "call_function" and (node.users or _in_place(node)):
-            _read_call(state, node)
+        elif node.op in ("get_attr", "call_function") and (node.users or _in_place(node)):
+            if not state.constant(node):
+                _read_call(state, node)
+            state.forget(node, last_use)
         elif node.op == "output":
             result = node.args[0]
             view = state.view(result[0] if isinstance(result, (tuple, list)) else result)
@@ -55,7 +58,7 @@ def _read_call(state: Import, node: fx.Node) -> None:
 
 def _in_place(node: fx.Node) -> bool:
     """Whether an operator writes its result over its first argument."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.arguments:
         return False
     first = node.target._schema.arguments[0].alias_info
     return first is not None and first.is_write
