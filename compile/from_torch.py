@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from compile.aten.constants import constant
 from compile.aten.readers import READERS
 from compile.aten.state import Import, in_order
 from compile.capture import Captured
@@ -26,13 +27,13 @@ def read_graph(captured: Captured) -> Graph:
             names["input"] = node.name
             state.input(node, captured.input_shape[1:])
         elif node.op in ("get_attr", "call_function") and (node.users or _in_place(node)):
-            if not state.constant(node):
+            if not constant(state, node):
                 _read_call(state, node)
             state.forget(node, last_use)
         elif node.op == "output":
             result = node.args[0]
             view = state.view(result[0] if isinstance(result, (tuple, list)) else result)
-            if not in_order(view.dims):
+            if not in_order(view.dims) or view.dims[0] != (0,):
                 raise UserError(
                     f"the network's result {view.name!r} is a permuted map; the native backend has (C, H, W)"
                 )

@@ -143,8 +143,8 @@ class Move(msgspec.Struct, frozen=True):
 class Attention(msgspec.Struct, frozen=True):
     """Each pixel's weighted mean of its row: ``softmax(scale query key^T + bias) value``, head by head.
 
-    A row of a map is a window, its pixels are the window's tokens. Head ``h`` has the ``sizes[0]`` channels of ``query``
-    and ``key`` and the ``sizes[1]`` of ``value`` from ``firsts + h * size`` on, and ``scale[h]``. ``bias`` is
+    A row of a map is a window, its pixels are the window's tokens. Head ``h`` has the ``sizes[0]`` channels of
+    ``query`` and ``key`` and the ``sizes[1]`` of ``value`` from ``firsts + h * size`` on, and ``scale[h]``. ``bias`` is
     ``(H or 1, heads or 1, queries, keys)``. Where ``epsilon`` is given, queries and keys are first divided by their
     length, or by ``epsilon`` if that is more (cosine attention).
     """

@@ -98,9 +98,7 @@ def _attention(node: Attention, values: dict[str, Tensor]) -> Tensor:
         return part.unflatten(1, (len(node.scale), size)).permute(0, 3, 1, 4, 2)
 
     names = ((node.query, node.sizes[0]), (node.key, node.sizes[0]), (node.value, node.sizes[1]))
-    query, key, value = (
-        heads(name, first, size) for (name, size), first in zip(names, node.firsts, strict=True)
-    )
+    query, key, value = (heads(name, first, size) for (name, size), first in zip(names, node.firsts, strict=True))
     if node.epsilon is not None:
         query, key = F.normalize(query, dim=-1, eps=node.epsilon), F.normalize(key, dim=-1, eps=node.epsilon)
     scores = query @ key.transpose(-1, -2) * torch.tensor(node.scale)[:, None, None]

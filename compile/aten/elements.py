@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, fx
 
 from compile.aten.views import Dims, View, axes, axis
 from compile.graph import Shape
@@ -28,8 +28,8 @@ _MOST_RUNS = 16
 class Elements(msgspec.Struct, frozen=True):
     """``ids`` has a torch tensor's shape: 0 for nothing, else the number of an element of a value (see ``Source``).
 
-    The tensor is ``factor`` times the elements, plus ``shift``. Where ``lines`` is given, elements with one number in it
-    were divided by their common length, or by ``epsilon``. ``memory`` is as in ``View``.
+    The tensor is ``factor`` times the elements, plus ``shift``. Where ``lines`` is given, elements with one number
+    in it were divided by their common length, or by ``epsilon``. ``memory`` is as in ``View``.
     """
 
     ids: Tensor
@@ -38,6 +38,26 @@ class Elements(msgspec.Struct, frozen=True):
     factor: float = 1.0
     lines: Tensor | None = None
     epsilon: float | None = None
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """A torch tensor ``(..., queries, keys)`` on its way from queries and keys to the weights of attention.
+
+    ``scale`` has the leading dimensions, ``bias`` all of them; ``weights`` says that softmax was taken.
+    """
+
+    query: Elements
+    key: Elements
+    scale: Tensor
+    bias: Tensor | None = None
+    weights: bool = False
+
+
+class Lengths(msgspec.Struct, frozen=True):
+    """The lengths of a torch node's vectors, which lie in its last dimension, at least ``epsilon``."""
+
+    source: fx.Node
+    epsilon: float = 0.0
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -70,7 +90,9 @@ class Pictured(msgspec.Struct, frozen=True):
     def coordinates(self) -> tuple[Ids, Ids]:
         """Channel and pixel of each element, -1 for nothing."""
         plane = np.array([source.shape[1] * source.shape[2] for source in self.sources])[self.which]
-        return np.where(self.element < 0, -1, self.element // plane), np.where(self.element < 0, -1, self.element % plane)
+        return np.where(self.element < 0, -1, self.element // plane), np.where(
+            self.element < 0, -1, self.element % plane
+        )
 
     def of_picture(self, values: Tensor) -> NDArray[np.float32] | None:
         """One picture of a tensor of the same shape; ``None`` if pictures have different numbers."""
@@ -85,10 +107,12 @@ class Pictured(msgspec.Struct, frozen=True):
 
     def with_batch(self, dims: Sequence[tuple[int, ...]], shape: Shape) -> Dims | None:
         """Dimensions of one picture and the batch among them; ``None`` if it lies inside of an axis."""
-        outer, within = list(dims[self.axis]), []
-        while outer and math.prod(shape[number - 1] for number in within) < self.inner:
+        within: list[int] = []
+        outer, places = list(dims[self.axis]), 1
+        while outer and places < self.inner:
             within.insert(0, outer.pop())
-        if math.prod(shape[number - 1] for number in within) != self.inner:
+            places *= shape[within[0] - 1]
+        if places != self.inner:
             return None
         return (*dims[: self.axis], (*outer, 0, *within), *dims[self.axis + 1 :])
 
@@ -182,9 +206,11 @@ def find_moves(found: Pictured) -> Moved | None:
     channel, pixel = found.coordinates()
     count = found.element.ndim
     for dimension in (count - 1, *range(count - 1)):
-        lines = [np.moveaxis(array, dimension, 0).reshape(array.shape[dimension], -1) for array in (channel, pixel)]
-        which = np.moveaxis(found.which, dimension, 0).reshape(lines[0].shape)
-        runs = _runs(*lines, which, found.sources)
+        lines = [
+            np.moveaxis(array, dimension, 0).reshape(array.shape[dimension], -1)
+            for array in (channel, pixel, found.which)
+        ]
+        runs = _runs(lines[0], lines[1], lines[2], found.sources)
         if runs is None:
             continue
         rest = [number for number in range(count) if number != dimension]

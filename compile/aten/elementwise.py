@@ -155,7 +155,7 @@ def _factor(state: Import, node: fx.Node, source: object, factor: float) -> bool
 
 
 def _shift(state: Import, node: fx.Node, source: object, term: object, factor: float) -> bool:
-    """Add a constant to elements that are moved anyway, or one that differs between pixels; whether it is such a sum."""
+    """Add a constant to elements that are moved anyway, or one that differs between pixels; whether it is that."""
     if not isinstance(source, fx.Node) or not isinstance(term, fx.Node) or size_of(node) != size_of(source):
         return False
     if not state.computed(source) or term not in state.constants:

@@ -92,9 +92,9 @@ def _move(state: Import, node: fx.Node) -> None:
                 ids = by_node[source].ids
                 return torch.zeros_like(ids, dtype=torch.float32) if found is None else found
             constant = state.constants[source]
-            if node.target in _INDEXED or pick == "shift":
-                return constant if node.target in _INDEXED else constant.to(torch.float32)
-            return torch.zeros_like(constant, dtype=torch.int64)
+            if node.target in _INDEXED:
+                return constant
+            return constant.to(torch.float32) if pick == "shift" else torch.zeros_like(constant, dtype=torch.int64)
 
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), operand)
         assert callable(node.target)

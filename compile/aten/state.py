@@ -9,12 +9,22 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx
+from torch import Tensor, fx
 
-from compile.aten.elements import Elements, Moved, Run, Source, element_ids, find_moves, find_view, picture
+from compile.aten.elements import (
+    Elements,
+    Lengths,
+    Moved,
+    Run,
+    Scores,
+    Source,
+    element_ids,
+    find_moves,
+    find_view,
+    picture,
+)
 from compile.aten.views import Dims, View, axes, map_dims
 from compile.graph import Concat, Conv, Move, Node, Shape
-from compile.passes.fold_batchnorm import tensor_of
 from runtime.errors import UserError
 
 
@@ -24,26 +34,6 @@ class Grouped(msgspec.Struct, frozen=True):
     value: str
     groups: int
     swapped: bool = False
-
-
-class Scores(msgspec.Struct, frozen=True):
-    """A torch tensor ``(..., queries, keys)`` on its way from queries and keys to the weights of attention.
-
-    ``scale`` has the leading dimensions, ``bias`` all of them; ``weights`` says that softmax was taken.
-    """
-
-    query: Elements
-    key: Elements
-    scale: Tensor
-    bias: Tensor | None = None
-    weights: bool = False
-
-
-class Lengths(msgspec.Struct, frozen=True):
-    """The lengths of a torch node's vectors, which lie in its last dimension, at least ``epsilon``."""
-
-    source: fx.Node
-    epsilon: float = 0.0
 
 
 class Import:
@@ -126,7 +116,7 @@ class Import:
         return Elements(element_ids(source, view, self.batch, size_of(node)), view.memory)
 
     def like(self, node: fx.Node, view: View) -> str | None:
-        """The value that has a torch node's pixels where another tensor of its size has its own, if they can be moved."""
+        """The value that has a torch node's pixels where another tensor has its own, if they can be moved there."""
         whole = (self.batch, *self.shapes[view.name])
         order = axes(view.dims)
         left = [number for number in range(4) if number not in order]
@@ -256,47 +246,13 @@ class Import:
             return None
         if not isinstance(node, fx.Node) or node not in self.constants:
             raise UserError(f"weight {node!r} is computed at run time; bake the model before exporting it")
-        return self.constants[node].to(torch.float32).contiguous().numpy()
-
-    def constant(self, node: fx.Node) -> bool:
-        """Compute a torch node that does not depend on the picture, as torch does; whether it is one.
-
-        Raises:
-            UserError: it writes over a weight of the network's.
-        """
-        if node.op == "get_attr":
-            value = tensor_of(self.module, node)
-            assert value is not None
-            self.constants[node] = value
-            return True
-        name = str(node.target).partition(".")[2]
-        shape_only = name.startswith("new_") or name.partition(".")[0].endswith("_like")
-        if not shape_only and not all(source in self.constants for source in node.all_input_nodes):
-            return False
-        if not isinstance(node.target, torch._ops.OpOverload) or any(
-            not isinstance(result.type, torch.TensorType) for result in node.target._schema.returns
-        ):
-            return False
-        if node.target._schema.is_mutable and self._is_weight(self.constants[node.all_input_nodes[0]]):
-            raise UserError(f"node {node.name!r} ({node.target}) writes over a weight; the native backend keeps weights")
-        args, kwargs = fx.node.map_arg(
-            (node.args, node.kwargs),
-            lambda source: self.constants[source] if source in self.constants else torch.zeros(()).expand(size_of(source)),
-        )
-        with torch.no_grad():
-            self.constants[node] = node.target(*args, **kwargs)
-        return True
-
-    def _is_weight(self, tensor: Tensor) -> bool:
-        memory = tensor.untyped_storage().data_ptr()
-        return any(
-            held.untyped_storage().data_ptr() == memory for node, held in self.constants.items() if node.op == "get_attr"
-        )
+        array: NDArray[np.float32] = self.constants[node].to(torch.float32).contiguous().numpy()
+        return array
 
     def forget(self, node: fx.Node, last_use: dict[fx.Node, fx.Node]) -> None:
         """Drop the element numbers that nothing after ``node`` reads; they are as large as their tensors."""
         for source in (*node.all_input_nodes, node):
-            if last_use.get(source, source) is node or source is node and source not in last_use:
+            if last_use.get(source, source) is node or (source is node and source not in last_use):
                 self.elements.pop(source, None)
                 self.scores.pop(source, None)
 

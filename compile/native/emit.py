@@ -68,7 +68,10 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa, packs: Packs | No
         f"#define ST3_ABI_VERSION {ABI_VERSION}",
         f"#define ST3_LANES {isa.lanes}",
         f"#define ST3_CONTENT {content:#x}ull",
-        *(f'#include "{name}.h"' for name in ("model", "move", "tile", "pool", "resize", "elementwise", "layer_norm", "attention")),
+        *(
+            f'#include "{name}.h"'
+            for name in ("model", "move", "tile", "pool", "resize", "elementwise", "layer_norm", "attention")
+        ),
         "namespace st3 {",
         *(f"void {name}(const Work& work, int block);" for name in units),
         "}  // namespace st3",

@@ -51,7 +51,8 @@ def emit_layer_norm(plan: Plan, step: Compute, node: LayerNorm, file: WeightFile
         f"        const int row = task / {runs}, first = task % {runs} * {across};\n"
         f"        const int last = first + {across} < {columns} ? first + {across} : {columns};\n"
         f"        normalise_row<S>(arena + {origin(plan, step.inputs[0])}, arena + {origin(plan, node.output)},\n"
-        f"            {array('float', file.add(node.weight))}, {array('float', file.add(node.bias))}, row, first, last);\n"
+        f"            {array('float', file.add(node.weight))}, {array('float', file.add(node.bias))},\n"
+        f"            row, first, last);\n"
         f"{whole}"
     )
     return Piece(StepInfo(node.output, "layer_norm"), constants, str(rows * runs), body, f"layer norm {node.output}")

@@ -33,7 +33,8 @@ def emit_move(plan: Plan, step: Compute, node: Move, file: WeightFile) -> Piece:
         shift = array("float", file.add(np.ascontiguousarray(node.shift[:, y, x], np.float32)))
     index = array("int32_t", file.add(_move_table(node, target.geometry, source)))
     start = plan.offsets[step.inputs[0]] + node.first * source.channel_stride
-    call = f"move_row<S>(arena + {start}, arena + {origin(plan, node.output)},\n                {index}, {shift}, row, channel)"
+    places = f"arena + {start}, arena + {origin(plan, node.output)}"
+    call = f"move_row<S>({places},\n                {index}, {shift}, row, channel)"
     return per_row(plan, node.output, constants, call, "move")
 
 
@@ -135,7 +136,8 @@ def _bias(node: Attention, geometry: Geometry, order: NDArray[np.int64], file: W
     _, y, x = _inside(geometry)
     windows, heads, _, keys = node.bias.shape
     found: dict[bytes, int] = {}
-    tables, kinds = [], []
+    tables: list[NDArray[np.float32]] = []
+    kinds: list[int] = []
     for row in range(geometry.rows):
         window = np.minimum(y[row], windows - 1)
         # (columns, lanes, heads, keys) to [head][key][column][lane]
