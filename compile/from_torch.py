@@ -29,7 +29,7 @@ def read_graph(captured: Captured) -> Graph:
         elif node.op in ("get_attr", "call_function") and (node.users or _in_place(node)):
             if not constant(state, node):
                 _read_call(state, node)
-            state.forget(node, last_use)
+            _forget(state, node, last_use)
         elif node.op == "output":
             result = node.args[0]
             view = state.view(result[0] if isinstance(result, (tuple, list)) else result)
@@ -39,6 +39,15 @@ def read_graph(captured: Captured) -> Graph:
                 )
             names["output"] = view.name
     return Graph(names["input"], names["output"], tuple(state.nodes), state.shapes)
+
+
+def _forget(state: Import, node: fx.Node, last_use: dict[fx.Node, fx.Node]) -> None:
+    """Drop the element numbers that nothing after ``node`` reads; they are as large as their tensors."""
+    for source in (*node.all_input_nodes, node):
+        if last_use.get(source, source) is node or (source is node and source not in last_use):
+            state.elements.pop(source, None)
+            state.scores.pop(source, None)
+            state.several.pop(source, None)
 
 
 def _read_call(state: Import, node: fx.Node) -> None:

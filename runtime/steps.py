@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class StepInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One step: ``layer`` is empty where it has no weights, ``macs`` are those with a non-zero weight, whole batch."""
+    """One step of the whole batch.
+
+    ``layer`` is empty where it has no weights; ``macs`` are those with a non-zero weight, or attention's products.
+    """
 
     name: str
     kernel: str

@@ -34,6 +34,7 @@ from runtime.errors import UserError
 from train.network import Reference, factory
 from train.one_shot import METHOD, prune_at_once, recalibrate
 from train.provenance import commit, versions
+from train.untrained import fill_zero_weights
 
 SPARSITY = 0.9
 CLASSES = 10
@@ -91,6 +92,7 @@ def sparse_network(member: Member) -> tuple[nn.Module, st3.SparsityPlan, dict[st
     """The network, pruned, with its plan and what became of each layer."""
     torch.manual_seed(0)
     model = factory(Reference(f"torchvision:{member.network}"), CLASSES)().eval()
+    fill_zero_weights(model)
     plan = st3.SparsityPlan(sparsity=SPARSITY, scope="erk")
     patterns = prune_at_once(model, plan)
     noise = torch.randn(8, 3, member.side, member.side)

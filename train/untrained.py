@@ -48,6 +48,7 @@ def make_network(name: str, weights: Weights, side: int = SIDE) -> nn.Module:
     """
     torch.manual_seed(derive(_SEED, "weights"))
     model = _torchvision(name)
+    fill_zero_weights(model)
     layers = {name: layer for name, layer in prunable_layers(model).items() if not is_depthwise(layer)}
     sizes = {name: LayerSize(layer.weight.numel(), layer.weight[0].numel()) for name, layer in layers.items()}
     with torch.no_grad():
@@ -55,6 +56,13 @@ def make_network(name: str, weights: Weights, side: int = SIDE) -> nn.Module:
             prune(layers[layer_name].weight, density)
         _calibrate(model, side)
     return model.eval()
+
+
+def fill_zero_weights(model: nn.Module) -> None:
+    """Give matrices that begin as zeros, such as the head of a ViT, numbers: else every answer would be zero."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
 
 
 def is_depthwise(layer: Prunable) -> bool:

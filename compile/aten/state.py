@@ -231,7 +231,8 @@ class Import:
                 f"backend cannot change part of a map: use the operator that is not in place"
             )
         old, new = self.view(target).memory, self.view(result)
-        if any(held.memory == old for held in self.elements.values()):
+        elsewhere = self.shapes[new.name] != self.shapes[self.views[target].name]
+        if elsewhere or any(held.memory == old for held in self.elements.values()):
             raise UserError(
                 f"node {result.name!r} writes over {target.name!r}, of which other tensors show the numbers in another "
                 f"order; the native backend cannot follow that: use the operator that is not in place"
@@ -248,13 +249,6 @@ class Import:
             raise UserError(f"weight {node!r} is computed at run time; bake the model before exporting it")
         array: NDArray[np.float32] = self.constants[node].to(torch.float32).contiguous().numpy()
         return array
-
-    def forget(self, node: fx.Node, last_use: dict[fx.Node, fx.Node]) -> None:
-        """Drop the element numbers that nothing after ``node`` reads; they are as large as their tensors."""
-        for source in (*node.all_input_nodes, node):
-            if last_use.get(source, source) is node or (source is node and source not in last_use):
-                self.elements.pop(source, None)
-                self.scores.pop(source, None)
 
 
 Reader: TypeAlias = Callable[[Import, fx.Node], None]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.graph import AdaptivePool, Pool
-from compile.native.geometry import Geometry, Placement, float_offset, inside_masks
+from compile.native.geometry import Geometry, Placement, float_offset, inside_masks, some_pixels
 from compile.native.pieces import Piece, array, exchange, literal, origin, output_constants, per_row
 from compile.native.plan import Plan
 from compile.native.steps import Compute
@@ -90,13 +90,10 @@ def _adaptive_table(
     node: AdaptivePool, target: Geometry, source: Placement
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Per row, column, tap and lane the float offset of a pixel in a channel, or -1; and 1 / the number of pixels."""
-    _, y, x = target.grid()
-    # a lane without a pixel of its own computes some other one: nobody reads it
-    y, x = y.clip(0, node.rows - 1), x.clip(0, node.columns - 1)
+    image, y, x = some_pixels(target)
     rows = _cover(source.geometry.height, node.rows)[y][..., :, None]
     columns = _cover(source.geometry.width, node.columns)[x][..., None, :]
-    image = np.minimum(np.arange(target.lanes) // (target.lane_rows * target.lane_columns), target.images - 1)
-    offset = float_offset(source, image[:, None, None], np.maximum(rows, 0), np.maximum(columns, 0))
+    offset = float_offset(source, image[..., None, None], np.maximum(rows, 0), np.maximum(columns, 0))
     inside = (rows >= 0) & (columns >= 0)
     index = np.where(inside, offset, -1).reshape(*y.shape, -1)
     share = 1.0 / inside.sum((-1, -2))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.graph import Resize
-from compile.native.geometry import Geometry, Placement, float_offset
+from compile.native.geometry import Geometry, Placement, float_offset, some_pixels
 from compile.native.pieces import Piece, array, origin, output_constants, per_row
 from compile.native.plan import Plan
 from compile.native.steps import Compute
@@ -29,13 +29,10 @@ def emit_resize(plan: Plan, step: Compute, node: Resize, file: WeightFile) -> Pi
 
 def _tables(node: Resize, target: Geometry, source: Placement) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Per row, column, tap and lane the float offset of a pixel in a channel, and its weight."""
-    _, y, x = target.grid()
-    # a lane without a pixel of its own computes some other one: nobody reads it
-    y, x = y.clip(0, len(node.rows) - 1), x.clip(0, len(node.columns) - 1)
+    image, y, x = some_pixels(target)
     rows, row_weights = _taps(node.rows)
     columns, column_weights = _taps(node.columns)
-    image = np.minimum(np.arange(target.lanes) // (target.lane_rows * target.lane_columns), target.images - 1)
-    offset = float_offset(source, image[:, None, None], rows[y][..., :, None], columns[x][..., None, :])
+    offset = float_offset(source, image[..., None, None], rows[y][..., :, None], columns[x][..., None, :])
     weight = row_weights[y][..., :, None] * column_weights[x][..., None, :]
     flat = (*y.shape, -1)
     index, share = np.moveaxis(offset.reshape(flat), -1, 2), np.moveaxis(weight.reshape(flat), -1, 2)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.graph import Attention, Move
-from compile.native.geometry import Geometry, Placement, float_offset
+from compile.native.geometry import Geometry, Placement, float_offset, some_pixels
 from compile.native.isa import Isa
 from compile.native.pieces import Piece, array, exchange, literal, origin, output_constants, per_row
 from compile.native.plan import Plan
@@ -29,7 +29,7 @@ def emit_move(plan: Plan, step: Compute, node: Move, file: WeightFile) -> Piece:
     }
     shift = "nullptr"
     if node.shift is not None:
-        _, y, x = _inside(target.geometry)
+        _, y, x = some_pixels(target.geometry)
         shift = array("float", file.add(np.ascontiguousarray(node.shift[:, y, x], np.float32)))
     index = array("int32_t", file.add(_move_table(node, target.geometry, source)))
     start = plan.offsets[step.inputs[0]] + node.first * source.channel_stride
@@ -88,16 +88,9 @@ def emit_attention(plan: Plan, step: Compute, node: Attention, isa: Isa, file: W
     return Piece(StepInfo(node.output, "attention", macs=macs), constants, str(rows * heads * runs), body, comment)
 
 
-def _inside(geometry: Geometry) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Picture, row and column ``(rows, columns, lanes)``; a lane without a pixel of its own has some other one's."""
-    _, y, x = geometry.grid()
-    image = np.minimum(np.arange(geometry.lanes) // (geometry.lane_rows * geometry.lane_columns), geometry.images - 1)
-    return np.broadcast_to(image, y.shape), y.clip(0, geometry.height - 1), x.clip(0, geometry.width - 1)
-
-
 def _move_table(node: Move, target: Geometry, source: Placement) -> NDArray[np.int32]:
     """Per row, column and lane the float offset of a pixel in a channel, or -1."""
-    image, y, x = _inside(target)
+    image, y, x = some_pixels(target)
     pixel = node.positions[y * target.width + x]
     offset = float_offset(source, image, pixel // source.geometry.width, pixel % source.geometry.width)
     return np.where(pixel < 0, -1, offset).astype(np.int32)
@@ -133,7 +126,7 @@ def _bias(node: Attention, geometry: Geometry, order: NDArray[np.int64], file: W
     """C++ of a row and head's ``[key][column]`` vectors; rows that have the same are one in the file."""
     if node.bias is None:
         return "nullptr"
-    _, y, x = _inside(geometry)
+    _, y, x = some_pixels(geometry)
     windows, heads, _, keys = node.bias.shape
     found: dict[bytes, int] = {}
     tables: list[NDArray[np.float32]] = []

@@ -209,6 +209,16 @@ def scatter_table(source: Placement) -> NDArray[np.int32]:
     return float_offset(source, image, y, x).reshape(geometry.images, -1).astype(np.int32)
 
 
+def some_pixels(geometry: Geometry) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Picture, row and column ``(rows, columns, lanes)`` of each lane at each position.
+
+    A lane without a pixel of its own has some other one's: it may compute that, as nobody reads it.
+    """
+    _, y, x = geometry.grid()
+    image = np.minimum(np.arange(geometry.lanes) // (geometry.lane_rows * geometry.lane_columns), geometry.images - 1)
+    return np.broadcast_to(image, y.shape), y.clip(0, geometry.height - 1), x.clip(0, geometry.width - 1)
+
+
 def inside_masks(placement: Placement) -> NDArray[np.int32]:
     """``(rows * columns, lanes)``: -1 where a lane holds a pixel, else 0."""
     geometry = placement.geometry

@@ -30,14 +30,7 @@ static inline vec token(const char* row, const Keys& keys, int number) {
   return __builtin_shuffle(load(at), lanes);
 }
 
-// NaN wins, as in torch.
-static inline vec highest(vec a, vec b) { return ((b > a) | (b != b)) ? b : a; }
-
-// The processor's own square root; -fno-math-errno keeps libm out.
-static inline vec length(vec square, float least) {
-  for (int lane = 0; lane < LANES; lane++) square[lane] = __builtin_sqrtf(square[lane]);
-  return square < least ? splat(least) : square;
-}
+static inline vec length(vec square, float least) { return at_least(root(square), least); }
 
 // One head of one row: where its queries, keys, values and results begin, what its scores are multiplied with, and what is
 // added to them, [key][column] vectors, or null.
@@ -76,7 +69,7 @@ static inline void score(const Head& head, const Keys& keys, const char* query, 
       if constexpr (Step::BIAS)
         value += load(head.bias + (static_cast<long>(first + k) * Step::COLUMNS + column + i) * VECTOR);
       store(scores + (static_cast<long>(first + k) * Q + i) * VECTOR, value);
-      most[i] = highest(most[i], value);
+      most[i] = larger(most[i], value);
     }
   }
 }

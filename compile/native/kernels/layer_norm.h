@@ -4,12 +4,6 @@
 
 namespace st3 {
 
-// The processor's own square root; -fno-math-errno keeps libm out.
-static inline vec root(vec x) {
-  for (int lane = 0; lane < LANES; lane++) x[lane] = __builtin_sqrtf(x[lane]);
-  return x;
-}
-
 // WIDTH vectors of pixels: their mean over the channels, then the variance around it, then the result. Three passes over
 // data that the first one brought into the cache; the sum of squares in one pass would lose digits.
 template <class Step, int WIDTH>

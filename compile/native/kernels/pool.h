@@ -4,8 +4,6 @@
 
 namespace st3 {
 
-static inline vec larger(vec a, vec b) { return ((b > a) | (b != b)) ? b : a; }  // NaN wins, as in torch
-
 // One output row of one channel. The window's border reads the input's halo, which holds the pooling's neutral value.
 // `share` has 1 / (number of pixels averaged) for each lane of each position, where that is not the same for all.
 template <class Step>

@@ -26,6 +26,14 @@ static inline void store(char* at, vec value) { *reinterpret_cast<vec*>(at) = va
 static inline vec splat(float value) { return value - vec{}; }  // x - 0 is x, for -0 too
 static inline vec splat(vec value) { return value; }
 
+static inline vec larger(vec a, vec b) { return ((b > a) | (b != b)) ? b : a; }  // NaN wins, as in torch
+
+// The processor's own square root; -fno-math-errno keeps libm out.
+static inline vec root(vec x) {
+  for (int lane = 0; lane < LANES; lane++) x[lane] = __builtin_sqrtf(x[lane]);
+  return x;
+}
+
 // The same value, in a register: what several multiply-adds share g++ otherwise loads again for each of them.
 static inline vec held(vec value) {
 #if defined(__AVX512F__)
