@@ -17,7 +17,7 @@ from st3.plan import SparsityPlan
 from train.dataset import Dataset
 from train.detect import data_key
 from train.evaluate import evaluate
-from train.network import Make, Reference, answer_shape, factory, parse_reference, refuse_misfit
+from train.network import Make, Reference, answer_shapes, factory, parse_reference, refuse_misfit
 from train.one_shot import METHOD, prune_at_once, recalibrate
 from train.provenance import commit, versions
 from train.rates import cosine
@@ -143,7 +143,7 @@ def network_of(source: Source, dataset: Dataset, maps: bool) -> tuple[Make, bool
     Args:
         source: the trained network.
         dataset: its pictures.
-        maps: whether a network that answers with maps (a segmentation network) will do.
+        maps: whether a network that answers with maps (a segmentation network, a detector's backbone) will do.
 
     Raises:
         UserError: the network fits neither the pictures nor the classes, or the weights are another network's.
@@ -153,7 +153,8 @@ def network_of(source: Source, dataset: Dataset, maps: bool) -> tuple[Make, bool
     name = recipe.reference.name if recipe.reference is not None else source.name
     classifies = True
     if recipe.reference is not None:
-        classifies = not maps or len(answer_shape(make(), name, dataset.preprocessing.shape)) == 1
+        shapes = answer_shapes(make(), name, dataset.preprocessing.shape).values() if maps else ()
+        classifies = not maps or [len(shape) for shape in shapes] == [1]
     if classifies:
         refuse_misfit(make, name, dataset.preprocessing.shape, classes)
 

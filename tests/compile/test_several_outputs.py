@@ -171,6 +171,7 @@ def segments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).folder
 
 
+@pytest.mark.exhaustive
 def test_inductor_answers_with_all_of_them(segments: Path, tmp_path: Path) -> None:
     assert replay(load(lower(segments, tmp_path, "inductor", (2,), 1, "native"))).passed
 

@@ -15,7 +15,7 @@ from runtime.errors import UserError
 from st3.checkpoint import load_checkpoint
 from st3.cli import main
 from train import start
-from train.network import Reference, answer_shape, factory, parse_reference
+from train.network import Reference, answer_shapes, factory, parse_reference
 from train.options import refer
 from train.recipe import find_recipe
 
@@ -89,14 +89,14 @@ def test_torchvision_networks_get_the_classes_and_no_second_classifier() -> None
     model.train()
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
     fixed = factory(Reference("torchvision:squeezenet1_1", {"num_classes": 3}), 7)()
-    assert answer_shape(fixed, "x", (3, 64, 64)) == (3,)
+    assert answer_shapes(fixed, "x", (3, 64, 64)) == {"output": (3,)}
     assert fixed.training
 
 
 def test_a_segmentation_network_answers_with_its_map() -> None:
     with torch.random.fork_rng():
         model = factory(Reference("torchvision:lraspp_mobilenet_v3_large"), 7)()
-    assert answer_shape(model, "x", (3, 64, 64)) == (21, 64, 64)
+    assert answer_shapes(model, "x", (3, 64, 64)) == {"output": (21, 64, 64)}
 
 
 class Timm(SimpleNamespace):
