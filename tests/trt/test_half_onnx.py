@@ -11,6 +11,7 @@ import torch
 from families import NETWORKS
 from onnx import TensorProto, numpy_helper
 from onnx_models import Builder
+from several_outputs import Pyramid
 from support import export_module, prune_randomly
 from torch import nn
 from torchvision.models import VisionTransformer
@@ -20,6 +21,7 @@ from compile.from_checkpoint import TorchNetwork
 from compile.network import Network, Normalisation
 from compile.onnx_network import open_onnx
 from compile.tensorrt.half import as_half, underflows
+from compile.tensorrt.half_program import half_onnx, half_program
 from compile.tensorrt.rehearsal import rehearse
 from runtime.errors import UserError
 
@@ -107,6 +109,23 @@ def test_a_file_whose_input_bears_the_graphs_own_name(tmp_path: Path) -> None:
     error, model = deviation(network)
     assert error < 2e-3
     assert [value.name for value in model.graph.input] == ["x"]
+
+
+@pytest.mark.parametrize("through", ["graph", "torch"])
+def test_several_outputs_keep_names_and_order(through: str) -> None:
+    torch.manual_seed(0)
+    network = network_of(Pyramid(), (2, 12, 10))
+    if through == "graph":
+        model = write_model(network)
+    else:
+        model = half_onnx(
+            half_program(network.program(), network.input_shape), network.input_name, network.output_names
+        )
+    onnx.checker.check_model(model, full_check=True)
+    assert [value.name for value in model.graph.output] == list(network.output_names)
+    errors = rehearse(model, network)
+    assert len(errors) == len(network.output_names)
+    assert all(0 < error < CLOSE for error in errors)
 
 
 def test_what_the_graph_lacks_goes_through_torchs_exporter() -> None:
