@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_case import Case, build_driver, run_driver, why_not, write_case
 from networks import RUNNABLE, convolutions, small_network
+from several_outputs import Pyramid
 from support import prune_randomly
 from torch import nn
 
@@ -63,6 +64,12 @@ def test_addresses_and_behaviour_and_that_a_wrong_address_is_seen(tmp_path: Path
 
 def test_threads(tmp_path: Path) -> None:
     check(write_case(tmp_path, tiny_network(), (2, 11, 9), 1), THREAD)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("flags", [ADDRESS, THREAD])
+def test_several_outputs(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    check(write_case(tmp_path, prune_randomly(Pyramid(), 0.4), (2, 11, 9), 3, apart=flags is ADDRESS), flags)
 
 
 @pytest.mark.exhaustive
