@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from runtime.artifact import artifact_folders
-from runtime.batches import run_all
+from runtime.batches import run_outputs
 from runtime.check import replay
 from runtime.engine import load
 from runtime.errors import UserError
@@ -17,6 +18,7 @@ from runtime.pictures import read_inputs
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     from numpy.typing import NDArray
 
@@ -33,11 +35,17 @@ def check_each(
             engine = load(folder, threads, require_digest=digest, require_signature=key)
             result = msgspec.to_builtins(replay(engine))
             engine.close()
-            line = f"error {result['error']:.2e}, tolerance {result['tolerance']:.0e}"
+            line = _line_of_check(result)
         except UserError as error:
             result = {"artifact": str(folder), "passed": False, "refused": str(error)}
             line = str(error)
         yield result, f"{'ok    ' if result['passed'] else 'FAILED'}  {folder}  {line}"
+
+
+def _line_of_check(result: dict[str, Any]) -> str:
+    """One output's error, or of several the worst and how many there are."""
+    line = f"error {result['error']:.2e}, tolerance {result['tolerance']:.0e}"
+    return line if len(result["outputs"]) == 1 else f"{line}, the worst of {len(result['outputs'])} outputs"
 
 
 def classify(
@@ -49,21 +57,35 @@ def classify(
     digest: str | None,
     key: Path | None,
 ) -> list[list[dict[str, Any]]]:
-    """The ``top`` classes of each input, best first; ``out`` gets the raw outputs as ``.npy``."""
+    """The ``top`` classes of each input, best first; of a network with several outputs what each came to.
+
+    ``out`` gets the raw output as ``.npy``; several as ``.npz``, by their names.
+    """
     engine = load(artifact, threads, require_digest=digest, require_signature=key)
-    outputs = run_all(engine, read_inputs(inputs, engine.artifact.manifest.preprocessing))
+    outputs = run_outputs(engine, read_inputs(inputs, engine.artifact.manifest.preprocessing))
     if out is not None:
         try:
             with out.open("wb") as stream:
-                np.save(stream, outputs, allow_pickle=False)
+                _write(stream, outputs)
         except OSError as error:
             raise UserError(f"{out} cannot be written ({error.strerror}); give another place to --out") from error
-    return [_best(row, engine.artifact.manifest.classes, top) for row in outputs.reshape(len(outputs), -1)]
+    if len(outputs) > 1:
+        return [
+            [_sum_up(name, row) for name, row in zip(outputs, rows, strict=True)]
+            for rows in zip(*outputs.values(), strict=True)
+        ]
+    (output,) = outputs.values()
+    return [_best(row, engine.artifact.manifest.classes, top) for row in output.reshape(len(output), -1)]
 
 
 def line_of(index: int, row: list[dict[str, Any]]) -> str:
-    """One input's classes for the terminal, which no name may steer."""
-    text = ", ".join(f"{item['class']} {item['probability']:.4f}" for item in row)
+    """One input's classes, or its outputs, for the terminal, which no name may steer."""
+    text = ", ".join(
+        f"{item['class']} {item['probability']:.4f}"
+        if "class" in item
+        else f"{item['output']} {tuple(item['shape'])} from {item['least']:.4g} to {item['largest']:.4g}"
+        for item in row
+    )
     return f"{index}: " + "".join(c if c.isprintable() else " " for c in text)
 
 
@@ -76,6 +98,27 @@ def find_artifacts(paths: Sequence[Path]) -> list[Path]:
             raise UserError(f"there is no artifact at or below {path}; `st3 compile` makes one")
         found += below
     return found
+
+
+def _write(stream: BinaryIO, outputs: dict[str, NDArray[np.float32]]) -> None:
+    if len(outputs) == 1:
+        np.save(stream, next(iter(outputs.values())), allow_pickle=False)
+        return
+    # as np.savez does, which takes names as arguments and so not every name
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, output in outputs.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, output, allow_pickle=False)
+
+
+def _sum_up(name: str, values: NDArray[np.float32]) -> dict[str, Any]:
+    return {
+        "output": name,
+        "shape": list(values.shape),
+        "least": float(values.min()),
+        "largest": float(values.max()),
+        "mean": float(values.mean()),
+    }
 
 
 def _best(logits: NDArray[np.float32], classes: tuple[str, ...], top: int) -> list[dict[str, Any]]:

@@ -126,8 +126,8 @@ class App:
             body = await self._body(request, limit)
             infer = read_request(signature, body, request.headers.get(HEADER_LENGTH))
             del body
-            output = await model.infer(infer.rows, lambda: request.transport is None or request.transport.is_closing())
-            answer, json_length = write_response(signature, infer, output)
+            outputs = await model.infer(infer.rows, lambda: request.transport is None or request.transport.is_closing())
+            answer, json_length = write_response(signature, infer, outputs)
         finally:
             self._budget += reserved
         if json_length:

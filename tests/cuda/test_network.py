@@ -27,7 +27,7 @@ def dense_network(module: nn.Module, shape: tuple[int, int, int], batch: int, ki
         layers[name] = place(site, Candidate("dense", configs.get(kind, configs[0]), site.problem))
     with torch.no_grad():
         expected = module(torch.zeros(batch, *shape))
-    return GpuNetwork(graph, layers, "float32", tuple(expected.shape))
+    return GpuNetwork(graph, layers, "float32", (tuple(expected.shape),))
 
 
 def deviation(network: nn.Module, module: nn.Module, inputs: torch.Tensor) -> float:
