@@ -28,8 +28,6 @@ from runtime.data import Preprocessing
 from runtime.engine import Engine, load
 from train.models.resnet_cifar import resnet_cifar
 
-torch.set_num_threads(1)
-
 
 def capture_module(module: nn.Module, shape: tuple[int, int, int], batch_size: int) -> Captured:
     return capture(export_module(module, shape), shape, batch_size)
