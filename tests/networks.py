@@ -55,24 +55,30 @@ class OneConv(nn.Module):
         return self.act(self.conv(self.first(x)))
 
 
-@st.composite
-def convolutions(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, int, int], int, float, int]:
-    """A module, its picture's shape, a batch size, a density, and how many output channels share their zeros."""
-    groups = draw(st.sampled_from([1, 1, 1, 2, 4]))
-    inputs, outputs = groups * draw(st.integers(1, 6)), groups * draw(st.integers(1, 9))
+def windows(draw: st.DrawFn) -> tuple[tuple[tuple[int, int], ...], tuple[int, int]]:
+    """Kernel, stride, padding and dilation of a convolution, and the size of a picture that it fits."""
     kernel = (draw(st.integers(1, 5)), draw(st.integers(1, 4)))
     stride = (draw(st.integers(1, 3)), draw(st.integers(1, 2)))
     padding = (draw(st.integers(0, kernel[0] // 2)), draw(st.integers(0, kernel[1] // 2)))
     dilation = (draw(st.integers(1, 2)), 1)
     reach = dilation[0] * (kernel[0] - 1) + 1 - 2 * padding[0], kernel[1] - 2 * padding[1]
-    shape = (inputs, draw(st.integers(max(1, reach[0]), 20)), draw(st.integers(max(1, reach[1]), 20)))
+    size = draw(st.integers(max(1, reach[0]), 20)), draw(st.integers(max(1, reach[1]), 20))
+    return (kernel, stride, padding, dilation), size
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, int, int], int, float, int]:
+    """A module, its picture's shape, a batch size, a density, and how many output channels share their zeros."""
+    groups = draw(st.sampled_from([1, 1, 1, 2, 4]))
+    inputs, outputs = groups * draw(st.integers(1, 6)), groups * draw(st.integers(1, 9))
+    window, size = windows(draw)
     torch.manual_seed(draw(st.integers(0, 1000)))
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=draw(st.booleans()))
+    conv = nn.Conv2d(inputs, outputs, *window, groups, bias=draw(st.booleans()))
     first = nn.Conv2d(inputs, inputs, 1)
     act = draw(st.sampled_from([nn.Identity(), nn.ReLU(), nn.ReLU6()]))
     return (
         OneConv(conv, first, act),
-        shape,
+        (inputs, *size),
         draw(st.sampled_from([1, 2, 5, 16])),
         draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])),
         draw(st.sampled_from([1, 4])),
