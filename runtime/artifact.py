@@ -22,7 +22,7 @@ import msgspec
 
 from runtime import files, npy, strict_json
 from runtime.data import sha256_of
-from runtime.errors import ArtifactError
+from runtime.errors import ArtifactError, UserError
 from runtime.manifest import SCHEMA_VERSION as SCHEMA_VERSION  # what an artifact is made of comes from here as well
 from runtime.manifest import DeviceProof as DeviceProof
 from runtime.manifest import FileEntry as FileEntry
@@ -111,7 +111,9 @@ def open_artifact(folder: Path, verify: bool = True, trust: Trust | None = None)
     try:
         raw = files.beginning(folder, MANIFEST, strict_json.LIMIT_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError, files.NotPlainFileError) as error:
-        raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST}; `st3 compile` makes one") from error
+        raise ArtifactError(
+            f"{folder} is no artifact: {files.what_instead(folder, MANIFEST, 'st3 compile')}"
+        ) from error
     except OSError as error:
         raise _refusal(folder / MANIFEST, error) from error
     digest = hashlib.sha256(raw).hexdigest()
@@ -160,6 +162,15 @@ def _refusal(path: Path, error: Exception) -> ArtifactError:
 def artifact_folders(path: Path) -> list[Path]:
     """Artifacts at or below a folder, sorted; hidden ones are builds that were cut off, and are left out."""
     return [manifest.parent for manifest in sorted(path.rglob(MANIFEST)) if not manifest.parent.name.startswith(".")]
+
+
+def find_artifacts(path: Path) -> list[Path]:
+    """The same; raises ``UserError`` where there are none."""
+    found = artifact_folders(path)
+    if not found:
+        absent = "" if path.exists() else ", which does not exist"
+        raise UserError(f"there is no artifact at or below {path}{absent}; `st3 compile` makes one")
+    return found
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -1,5 +1,21 @@
 """The one exception type that stands for a mistake of the user's, not of ours."""
 
+from __future__ import annotations
+
+import errno
+
+_ADVICE = {
+    errno.ENOSPC: "make room, and run the command again",
+    errno.EDQUOT: "make room, and run the command again",
+    errno.EROFS: "name a place that can be written",
+    errno.EACCES: "name a place that you may use, or change its permissions",
+    errno.EPERM: "name a place that you may use, or change its permissions",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENOTDIR: "a part of the path is a file; name a folder",
+    errno.ENAMETOOLONG: "give it a shorter name",
+}
+"""What the machine can refuse whatever the program does, and what its user does about it."""
+
 
 class UserError(Exception):
     """Bad input from outside: a file, an option, a machine that lacks something.
@@ -17,3 +33,12 @@ class ArtifactError(UserError):
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(c if c.isprintable() else " " for c in message))
+
+
+def refused_by_system(error: OSError) -> UserError | None:
+    """A full disk, a read-only folder and their like as the user's error; ``None`` where it may be a bug of ours."""
+    advice = _ADVICE.get(error.errno or 0)
+    if advice is None:
+        return None
+    place = "" if error.filename is None else f"{error.filename}: "
+    return UserError(f"{place}{error.strerror}; {advice}")

@@ -120,6 +120,18 @@ def compare(folder: Path, name: str, size_bytes: int, sha256: str | None) -> Non
         raise ValueError("differs from its digest in the manifest")
 
 
+def what_instead(folder: Path, name: str, maker: str) -> str:
+    """What is where a folder with the file ``name`` was looked for: nothing, or such folders one or two levels down."""
+    if not folder.exists():
+        return f"there is no such folder; `{maker}` makes one"
+    if not folder.is_dir():
+        return f"it is no folder; `{maker}` makes one"
+    below = [path.parent for level in ("*", "*/*") for path in sorted(folder.glob(f"{level}/{name}"))]
+    if below:
+        return f"it has no {name}, but folders in it have; name one, for instance {below[0]}"
+    return f"it has no {name}; `{maker}` makes one"
+
+
 def load_library(content: NDArray[np.uint8], path: Path, private: bool) -> ctypes.CDLL:
     """The shared library that ``content`` is, whatever lies under its ``path`` by now.
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from runtime.artifact import artifact_folders
+from runtime.artifact import find_artifacts
 from runtime.batches import run_outputs
 from runtime.check import replay
 from runtime.engine import load
 from runtime.errors import UserError
 from runtime.pictures import read_inputs
+from runtime.signature import public_keys
+from runtime.trust import trust_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +32,10 @@ def check_each(
 
     ``digest`` and ``key`` are ``require_digest`` and ``require_signature`` of ``load``.
     """
-    for folder in find_artifacts(paths):
+    public_keys(trust_from(digest, key).keys)  # a demand that is none is a mistake, not what an artifact fails
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads must be 1 or more, got {threads}")
+    for folder in [folder for path in paths for folder in find_artifacts(path)]:
         try:
             engine = load(folder, threads, require_digest=digest, require_signature=key)
             result = msgspec.to_builtins(replay(engine))
@@ -78,26 +83,22 @@ def classify(
     return [_best(row, engine.artifact.manifest.classes, top) for row in output.reshape(len(output), -1)]
 
 
-def line_of(index: int, row: list[dict[str, Any]]) -> str:
-    """One input's classes, or its outputs, for the terminal, which no name may steer."""
-    text = ", ".join(
-        f"{item['class']} {item['probability']:.4f}"
-        if "class" in item
-        else f"{item['output']} {tuple(item['shape'])} from {item['least']:.4g} to {item['largest']:.4g}"
-        for item in row
-    )
-    return f"{index}: " + "".join(c if c.isprintable() else " " for c in text)
+def lines_of(inputs: Sequence[Path], rows: Sequence[list[dict[str, Any]]]) -> list[str]:
+    """Each input's classes, or its outputs, for the terminal, which no name may steer.
+
+    A line begins with the input's file, or with its number where files hold several inputs.
+    """
+    labels = [str(path) for path in inputs] if len(inputs) == len(rows) else map(str, range(len(rows)))
+    return [
+        "".join(c if c.isprintable() else " " for c in f"{label}: {', '.join(map(_tell, row))}")
+        for label, row in zip(labels, rows, strict=True)
+    ]
 
 
-def find_artifacts(paths: Sequence[Path]) -> list[Path]:
-    """Artifact folders at or below the given paths, sorted; a ``UserError`` where there are none."""
-    found: list[Path] = []
-    for path in paths:
-        below = artifact_folders(path)
-        if not below:
-            raise UserError(f"there is no artifact at or below {path}; `st3 compile` makes one")
-        found += below
-    return found
+def _tell(item: dict[str, Any]) -> str:
+    if "class" in item:
+        return f"{item['class']} {item['probability']:.4f}"
+    return f"{item['output']} {tuple(item['shape'])} from {item['least']:.4g} to {item['largest']:.4g}"
 
 
 def _write(stream: BinaryIO, outputs: dict[str, NDArray[np.float32]]) -> None:

@@ -141,8 +141,9 @@ def write_checkpoint(
         log: a log file to be copied into the checkpoint.
 
     Raises:
-        UserError: the model still has parametrizations, or the files cannot be written.
+        UserError: the model still has parametrizations, something else lies there, or the files cannot be written.
     """
+    check_place(folder)
     if any(parametrized(layer) for layer in prunable_layers(model).values()):
         raise UserError("the model is not baked: call pruner.bake() before writing the checkpoint")
     program = export_graph(model, info.preprocessing.shape)
@@ -184,6 +185,19 @@ def write_checkpoint(
     return Checkpoint(folder=folder, info=complete)
 
 
+def check_place(folder: Path) -> None:
+    """Raise ``UserError`` where a checkpoint would take the place of something that is none."""
+    if not (folder.exists() or folder.is_symlink()) or (folder / INFO_FILE).is_file():
+        return
+    if not folder.is_dir() or folder.is_symlink():
+        raise UserError(f"{folder} is no folder; name the folder that the checkpoint is to be")
+    if any(folder.iterdir()):
+        raise UserError(
+            f"{folder} holds other things than a checkpoint, which would be lost; name a folder that is new, for "
+            f"instance {folder / 'checkpoint'}"
+        )
+
+
 def load_checkpoint(folder: Path, verify: bool = True) -> Checkpoint:
     """Open a checkpoint.
 
@@ -196,7 +210,7 @@ def load_checkpoint(folder: Path, verify: bool = True) -> Checkpoint:
     """
     path = folder / INFO_FILE
     if not path.is_file():
-        raise UserError(f"{folder} is no checkpoint: it has no {INFO_FILE}; `st3 train` makes one")
+        raise UserError(f"{folder} is no checkpoint: {files.what_instead(folder, INFO_FILE, 'st3 train')}")
     try:
         raw = strict_json.read_bounded(path)
         version = strict_json.decode(raw, _Version).schema_version

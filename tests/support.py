@@ -30,8 +30,6 @@ from runtime.engine import Engine, load
 from st3.outputs import name_outputs
 from train.models.resnet_cifar import resnet_cifar
 
-torch.set_num_threads(1)
-
 
 def capture_module(module: nn.Module, shape: tuple[int, int, int], batch_size: int) -> Captured:
     return capture(export_module(module, shape), shape, batch_size)

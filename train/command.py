@@ -103,6 +103,7 @@ def data_option(command: _Command) -> _Command:
 @click.option("--epochs", type=_POSITIVE, help="Passes over data.  [default: recipe's]")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Make the whole run this many steps at most.")
 @click.option("--finetune-epochs", type=click.FloatRange(min=0), help="Passes after the bake.  [default: recipe's]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures per step.  [default: recipe's]")
 @click.option("--learning-rate", type=_POSITIVE, help="Peak rate.  [default: recipe's]")
 @click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="[default: recipe's]")
 @click.option("--clip-norm", type=_POSITIVE, help="Largest norm of the gradient.  [default: recipe's]")
@@ -139,8 +140,8 @@ def data_option(command: _Command) -> _Command:
 def train(**given: Any) -> None:
     """Train RECIPE with one method, and write a checkpoint.
 
-    A run that is killed leaves its last saved state; the same command with --resume goes on from it. SIGTERM makes it
-    save its state and exit with status 143.
+    A run that is killed leaves its last saved state; the same command with --resume goes on from it. Ctrl-C and SIGTERM
+    make it save its state and exit with status 130 or 143.
 
     On several GPUs: torchrun --nproc-per-node N -m train RECIPE ... Each process trains on its share of every batch,
     with the statistics of batch normalisations of that share; all must see the same --out.
@@ -177,13 +178,14 @@ def device_of(asked: str, threads: int | None) -> torch.device:
 
 
 _CHANGES = (
-    "learning_rate", "label_smoothing", "clip_norm", "accumulate", "ema", "channels_last", "temperature",
-    "teacher_weight", "finetune_epochs",
+    "batch_size", "learning_rate", "label_smoothing", "clip_norm", "accumulate", "ema", "channels_last",
+    "temperature", "teacher_weight", "finetune_epochs",
 )  # fmt: skip
 """Options that replace a value of the recipe."""
 
 
 def _train(where: torch.device, world: World, *, recipe: str, method: str, out: Path | None, **given: Any) -> None:
+    from st3.checkpoint import check_place
     from st3.registry import find_method
     from train.dataset import load_dataset, prepare_evaluation_set
     from train.lock import locked
@@ -191,7 +193,7 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
     from train.recipe import find_recipe
     from train.run import completed, train_checkpoint
     from train.settings import checkpoint_name
-    from train.stop import EXIT_CODE, StoppedError, stop_on_sigterm
+    from train.stop import StoppedError, stop_on_signals
 
     found, start = refer(find_recipe(recipe), given["model"], given["model_arg"], given["weights"], given["init_from"])
     find_method(method)
@@ -214,6 +216,7 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
     home = Path("runs") / recipe
     named = f"{found.reference.short}-" if found.reference else ""
     out = out or home / "checkpoints" / f"{named}{checkpoint_name(method, plan)}"
+    check_place(out)
     folder = given["data"] or Path("data") / found.data.replace("_", "-")
     dataset = load_dataset(found.data, folder, given["image_size"])
     if given["loader"] == "dali":
@@ -221,7 +224,7 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
     job, remark = make_job(recipe, found, method, plan, options, dataset, where, world)
     # torchrun starts all processes anew when one has died; they go on from the last state
     resume = given["resume"] or world.restarts > 0
-    with locked(out) if world.first else contextlib.nullcontext(), stop_on_sigterm() as stop:
+    with locked(out) if world.first else contextlib.nullcontext(), stop_on_signals() as stop:
         checkpoint = completed(out, job.settings) if resume else None
         already = checkpoint is not None
         if checkpoint is None:
@@ -232,7 +235,7 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
                 checkpoint = train_checkpoint(out, job, pictures, resume, stop, remark)
             except StoppedError as stopped:
                 click.echo(f"{stopped}; the state is saved, go on with --resume", err=True)
-                raise SystemExit(EXIT_CODE) from None
+                raise SystemExit(stop.exit_code) from None
     if checkpoint is not None and world.first:
         _tell(checkpoint.folder, checkpoint.info, already, given["as_json"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -113,8 +114,10 @@ def _torchvision(reference: Reference, classes: int | None) -> Callable[[], Any]
 
     name = reference.name.removeprefix(TORCHVISION)
     if name not in models.list_models():
-        known = ", ".join(models.list_models(module=models))
-        raise UserError(f"torchvision has no network {name!r}; its classifiers are {known}")
+        known = models.list_models(module=models)
+        near = difflib.get_close_matches(name, known, n=3)
+        meant = f"did you mean {', '.join(near)}?" if near else f"its classifiers are {', '.join(known)}"
+        raise UserError(f"torchvision has no network {name!r}; {meant}")
     given: dict[str, Any] = {"weights": None, **_WITHOUT_AUXILIARY.get(name, {})}
     if name in models.list_models(module=models):
         given |= {} if classes is None else {"num_classes": classes}

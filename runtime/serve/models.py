@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 
 import msgspec
 
-from runtime.artifact import artifact_folders, open_artifact
+from runtime.artifact import find_artifacts, open_artifact
 from runtime.errors import ArtifactError, UserError
 from runtime.serve.batching import Batcher
 from runtime.serve.pool import Pool, PoolEvents
@@ -242,9 +242,7 @@ def find(paths: Sequence[tuple[str | None, Path]]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for name, path in paths:
-        folders = artifact_folders(path)
-        if not folders:
-            raise UserError(f"there is no artifact at or below {path}; `st3 compile` makes one")
+        folders = find_artifacts(path)
         if name is not None and len(folders) > 1:
             raise UserError(
                 f"{path} holds {len(folders)} artifacts, which cannot all be named {name!r}; name one folder"

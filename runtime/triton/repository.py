@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from runtime.artifact import artifact_folders, open_artifact
+from runtime.artifact import find_artifacts, open_artifact
 from runtime.errors import UserError
 from runtime.triton.config import LABELS_FILE, PYTHON, config, kind_of, plan_file
 from runtime.triton.python_model import ARTIFACT_FOLDER
@@ -62,10 +62,7 @@ def export(paths: Sequence[tuple[str | None, Path]], out: Path, options: Options
 def _by_name(paths: Sequence[tuple[str | None, Path]]) -> dict[str, list[Artifact]]:
     models: dict[str, list[Artifact]] = {}
     for name, path in paths:
-        folders = artifact_folders(path)
-        if not folders:
-            raise UserError(f"there is no artifact at or below {path}; `st3 compile` makes one")
-        for folder in folders:
+        for folder in find_artifacts(path):
             artifact = open_artifact(folder)
             key = name or artifact.manifest.name
             if not _NAME.fullmatch(key):

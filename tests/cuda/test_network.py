@@ -15,8 +15,6 @@ from compile.cuda.sites import sites
 from compile.from_torch import read_graph
 from compile.passes.simplify import simplify
 
-torch.set_num_threads(1)
-
 
 def dense_network(module: nn.Module, shape: tuple[int, int, int], batch: int, kind: int) -> GpuNetwork:
     """Every layer dense, in the configuration ``kind`` where the layer has it."""
