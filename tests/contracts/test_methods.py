@@ -206,7 +206,7 @@ def test_no_shape_in_a_step_depends_on_data(method: str, plan: str) -> None:
     with FakeTensorMode():
         model = Ragged()
         pruner = st3.attach(model, PLANS[plan], method)
-        for progress in (0.1, 0.3, 0.6, 1.0):
+        for progress in (0.3, 1.0):  # in the ramp, and where it has ended
             model(torch.empty(4, 3, 9, 9)).sum().backward()
             pruner.adjust_gradients()
             pruner.aim(progress)
