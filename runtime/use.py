@@ -41,7 +41,7 @@ def check_each(
             line = f"error {result['error']:.2e}, tolerance {result['tolerance']:.0e}"
         except UserError as error:
             result = {"artifact": str(folder), "passed": False, "refused": str(error)}
-            line = str(error)
+            line = str(error).removeprefix(f"{folder} ")  # which the line begins with
         yield result, f"{'ok    ' if result['passed'] else 'FAILED'}  {folder}  {line}"
 
 

@@ -118,9 +118,12 @@ def _one_shot(
     from train.lock import locked
     from train.sparsify import sparsify_at_once
 
-    with locked(out), Console(stderr=True).status("opening") as status:
+    console = Console(stderr=True)
+    with locked(out), console.status("opening") as status:
+        # nothing turns in a file or a pipe: there each thing that is done is a line
+        tell = status.update if console.is_terminal else console.print
         done = sparsify_at_once(
-            out, source, make, plan, dataset, evaluation, given["recalibrate"], given["seed"], where, status.update
+            out, source, make, plan, dataset, evaluation, given["recalibrate"], given["seed"], where, tell
         )
     stages = {"before": done.before, "pruned": done.pruned, "after": done.after} if evaluation is not None else {}
     how = f"recalibrated on {done.pictures} pictures" if done.pictures else "not recalibrated"

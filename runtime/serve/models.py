@@ -11,6 +11,7 @@ import msgspec
 
 from runtime.artifact import find_artifacts, open_artifact
 from runtime.errors import ArtifactError, UserError
+from runtime.names import served_name
 from runtime.serve.batching import Batcher
 from runtime.serve.pool import Pool, PoolEvents
 from runtime.serve.protocol import DATATYPES, RequestError, Signature, signature_of
@@ -235,7 +236,7 @@ def find(paths: Sequence[tuple[str | None, Path]]) -> dict[str, Path]:
     """The artifacts at or below the paths, by the name that they are served by.
 
     Args:
-        paths: each with the name that it gets, or ``None`` for the name in the manifest.
+        paths: each with the name that it gets, or ``None`` for that of the manifest as ``served_name`` makes it.
 
     Raises:
         UserError: a path holds no artifact or more than the one that was named, or two have one name.
@@ -248,7 +249,7 @@ def find(paths: Sequence[tuple[str | None, Path]]) -> dict[str, Path]:
                 f"{path} holds {len(folders)} artifacts, which cannot all be named {name!r}; name one folder"
             )
         for folder in folders:
-            key = name or open_artifact(folder, verify=False).manifest.name
+            key = name or served_name(open_artifact(folder, verify=False).manifest.name)
             if key in found:
                 raise UserError(
                     f"{found[key]} and {folder} are both named {key!r}; give one another name: OTHER={folder}"

@@ -87,6 +87,8 @@ def test_what_cannot_be_made_sparse_is_one_line(dense: Path, evaluation: Path, m
     for arguments, message in (
         ([weights, "--data", str(DATA)], "holds weights and no network; name what builds it with --model"),
         ([weights, "--data", str(DATA), "--model", "own_nets:small", "--model-arg", "width=9"], "has another shape of"),
+        (["nowhere/net"], "there is no checkpoint or file nowhere/net, and torchvision has no network 'nowhere/net'"),
+        ([str(dense), "--data", str(DATA), "--out", str(dense)], "is the network that is read; give another folder"),
         ([str(DATA), "--data", str(DATA)], "is neither a checkpoint nor a file of weights"),
         (["own_nets:small"], "name the pictures that own_nets:small was trained on: --data FOLDER"),
         (["own_nets:small", "--data", str(dense)], "holds no data set that st3 knows"),
