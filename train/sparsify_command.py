@@ -26,11 +26,13 @@ _SPARSITY = 0.9
 @click.option("--one-shot", is_flag=True, help="Prune by magnitude at once and recalibrate; no training, no labels.")
 @click.option(
     "--recalibrate", type=click.IntRange(min=0), default=2048, show_default=True, metavar="PICTURES",
-    help="Training pictures from which --one-shot takes the statistics of batch normalisations; 0: keeps the old ones.",
+    help="Training pictures from which --one-shot takes the statistics of batch normalisations; 0 keeps the old ones.",
 )  # fmt: skip
 @model_options
-@plan_options
-@click.option("--method", default="st3", show_default=True, help="That fine-tunes.")
+@plan_options(f"default: {_SPARSITY}")
+@click.option(
+    "--method", metavar="METHOD", default="st3", show_default=True, help="That tunes; `st3 train --help` lists them."
+)
 @click.option(
     "--epochs", type=click.FloatRange(min=0, min_open=True), help="Of tuning.  [default: half the recipe's, or 3]"
 )
