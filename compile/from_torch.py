@@ -19,22 +19,22 @@ def read_graph(captured: Captured) -> Graph:
         UserError: an operator is not known; the message names the node, the operator and the known ones.
     """
     state = Import(captured.module)
-    names = {"input": "", "output": ""}
+    given, results = "", list[str]()
     for node in captured.module.graph.nodes:
         if node.op == "placeholder":
-            names["input"] = node.name
+            given = node.name
             state.input(node, captured.input_shape[1:])
         elif node.op == "call_function" and (node.users or _in_place(node)):
             _read_call(state, node)
         elif node.op == "output":
-            result = node.args[0]
-            view = state.view(result[0] if isinstance(result, (tuple, list)) else result)
-            if not in_order(view.dims):
-                raise UserError(
-                    f"the network's result {view.name!r} is a permuted map; the native backend has (C, H, W)"
-                )
-            names["output"] = view.name
-    return Graph(names["input"], names["output"], tuple(state.nodes), state.shapes)
+            for name, result in zip(captured.outputs, node.args[0], strict=True):
+                view = state.view(result)
+                if not in_order(view.dims):
+                    raise UserError(
+                        f"the network's result {name!r} is a permuted map; the native backend has (C, H, W)"
+                    )
+                results.append(view.name)
+    return Graph(given, results[0], tuple(state.nodes), state.shapes, tuple(results[1:]))
 
 
 def _read_call(state: Import, node: fx.Node) -> None:

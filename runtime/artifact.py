@@ -6,7 +6,7 @@ An artifact is a folder::
     payload/             what the engine loads: an ONNX file, a .pt2 package, or payload/b<N>/ with a shared library and
                          packed weights for each batch size
     golden/inputs.npy    inputs with which the compiler built the reference
-    golden/outputs.npy   what the checkpoint itself answered to them
+    golden/outputs.npy   what the checkpoint itself answered to them; further outputs in outputs-1.npy and so on
     manifest.sig         a signature of manifest.json, where somebody signed it
 
 ``docs/artifact.md`` says what a new schema may change and who reads what.
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MANIFEST = "manifest.json"
+GOLDEN_INPUTS = "golden/inputs.npy"
 _AGAIN = "copy or compile the artifact again"
 
 
@@ -125,8 +126,8 @@ def open_artifact(folder: Path, verify: bool = True, trust: Trust | None = None)
             files.compare(folder, name, entry.size_bytes, entry.sha256 if verify else None)
         except (OSError, ValueError) as error:
             raise _refusal(folder / name, error) from error
-    _check_golden(folder, "golden/inputs.npy", manifest.input, manifest.files["golden/inputs.npy"].size_bytes)
-    _check_golden(folder, "golden/outputs.npy", manifest.output, manifest.files["golden/outputs.npy"].size_bytes)
+    for name, spec in _golden_files(manifest):
+        _check_golden(folder, name, spec, manifest.files[name].size_bytes)
     _check_unlisted(folder, manifest)
     return Artifact(folder=folder, manifest=manifest, digest=digest, verified=verify, trusted=trust.demanded)
 
@@ -198,11 +199,21 @@ def _check_names(folder: Path, manifest: Manifest) -> None:
         parts = name.split("/")
         if "\\" in name or not name.isprintable() or any(part in ("", ".", "..") or len(part) > 200 for part in parts):
             raise ArtifactError(f"{folder / MANIFEST} names a file outside the artifact: {name[:200]!r}; do not use it")
-    for name in ("golden/inputs.npy", "golden/outputs.npy"):
+    for name, _ in _golden_files(manifest):
         if name not in manifest.files:
             raise ArtifactError(f"{folder / MANIFEST} does not list {name}; {_AGAIN}")
     if not any(name.startswith("payload/") for name in manifest.files):
         raise ArtifactError(f"{folder / MANIFEST} lists no payload; {_AGAIN}")
+
+
+def golden_output(index: int) -> str:
+    """The file that holds what the checkpoint itself answered by its output of that number."""
+    return f"golden/outputs-{index}.npy" if index else "golden/outputs.npy"
+
+
+def _golden_files(manifest: Manifest) -> list[tuple[str, TensorSpec]]:
+    outputs = [(golden_output(index), spec) for index, spec in enumerate(manifest.outputs)]
+    return [(GOLDEN_INPUTS, manifest.input), *outputs]
 
 
 def _check_golden(folder: Path, name: str, spec: TensorSpec, size: int) -> None:

@@ -160,7 +160,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     _add_threads(parser)
     parser.add_argument("--top", type=int, default=1, metavar="N", help="classes to print per picture (default: 1)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the raw outputs to this .npy file")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the raw outputs to this .npy file (several outputs: .npz)"
+    )
     add_trust(parser)
     _add_json(parser)
     parser.set_defaults(action=_run)

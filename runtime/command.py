@@ -64,7 +64,9 @@ def check(
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_THREADS
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Classes to print per picture.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the raw outputs to this .npy file.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write the raw outputs to this .npy file (several outputs: .npz)."
+)
 @trust_options
 @_JSON
 def run(

@@ -113,7 +113,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
             raise UserError(f"{path} cannot be read ({error}); {_AGAIN}") from error
 
     def exported_program(self) -> ExportedProgram:
-        """The network in eval mode with its weights: one ``float32`` tensor ``(batch, C, H, W)`` in, logits out."""
+        """The network in eval mode with its weights.
+
+        One ``float32`` tensor ``(batch, C, H, W)`` in; out come logits, or a dictionary of tensors by their names.
+        """
         return load_graph(self.folder / GRAPH_FILE, self.weights())
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from runtime.data import EvaluationSet
 from runtime.errors import UserError
-from st3.checkpoint import INFO_FILE, Checkpoint, CheckpointInfo, load_checkpoint, write_checkpoint
+from st3.checkpoint import INFO_FILE, Checkpoint, load_checkpoint, write_checkpoint
 from st3.plan import SparsityPlan
 from train.dataset import Dataset
 from train.detect import data_key
@@ -27,11 +27,11 @@ from train.network import (
     torchvision_name,
 )
 from train.one_shot import METHOD, prune_at_once, recalibrate
-from train.provenance import commit, versions
 from train.rates import cosine
 from train.recipe import Recipe, digest, find_recipe, recipe_names
 from train.seeds import derive, generator
 from train.start import first_weights, load_start, start_digest, zoo_weights
+from train.untrained_facts import untrained_info
 from train.weight_file import is_weight_file
 
 EPOCHS_SHARE = 0.5
@@ -236,40 +236,39 @@ def sparsify_at_once(
     patterns = prune_at_once(model, plan)
     tell("measuring the pruned network")
     pruned = after = measure(model, evaluation, device)
-    seen = 0
     if pictures:
-        order = torch.randperm(dataset.size, generator=generator(torch.device("cpu"), seed, "recalibration"))
         tell(f"recalibrating on {min(pictures, dataset.size)} training pictures")
-        torch.manual_seed(derive(seed, "recalibration"))
-        seen = recalibrate(model, dataset.plain(order[:pictures], device, batch_size=128))
+    seen = _recalibrate(model, dataset, pictures, seed, device)
     if seen:
         tell("measuring the recalibrated network")
         after = measure(model, evaluation, device)
     reference = source.recipe.reference
-    info = CheckpointInfo(
+    info = untrained_info(
+        plan,
+        plan.pattern,
         recipe=source.name,
         recipe_digest=digest(source.recipe),
         method=METHOD,
-        pattern=plan.pattern,
-        plan=plan,
-        target_sparsity=plan.target,
         accuracy=after.accuracy,
         loss=after.loss,
         evaluation=evaluation.info.name if evaluation is not None else "none",
         preprocessing=dataset.preprocessing,
         classes=dataset.classes if evaluation is not None else (),
         seed=seed,
-        epochs=0.0,
-        steps=0,
-        batch_size=0,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        threads=torch.get_num_threads(),
         train_seconds=time.perf_counter() - began,
-        commit=commit(),
-        versions=versions(),
         execution=f"batch normalisations recalibrated on {seen} pictures" if seen else "eager",
         start=start_digest(source.start) if source.start else "",
         model=reference.name if reference else "",
         model_arguments=reference.arguments if reference else {},
     )
     return OneShot(before, pruned, after, seen, write_checkpoint(out, model, info, patterns))
+
+
+def _recalibrate(model: nn.Module, dataset: Dataset, pictures: int, seed: int, device: torch.device) -> int:
+    """Recalibrate on some training pictures; on how many, which is 0 where nothing keeps statistics."""
+    if not pictures:
+        return 0
+    order = torch.randperm(dataset.size, generator=generator(torch.device("cpu"), seed, "recalibration"))
+    torch.manual_seed(derive(seed, "recalibration"))
+    return recalibrate(model, dataset.plain(order[:pictures], device, batch_size=128))

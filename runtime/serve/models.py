@@ -70,7 +70,7 @@ class Model:
         """How many workers are warm."""
         return 0 if self._pool is None else self._pool.ready
 
-    async def infer(self, rows: NDArray[np.float32], gone: Callable[[], bool]) -> NDArray[np.float32]:
+    async def infer(self, rows: NDArray[np.float32], gone: Callable[[], bool]) -> Sequence[NDArray[np.float32]]:
         """See ``Batcher.submit``."""
         if self._batcher is None:
             raise RequestError(404, f"model {self.name!r} is not loaded: {self.reason}")
@@ -129,7 +129,7 @@ class Model:
 
     def _signature(self, artifact: Artifact) -> Signature:
         manifest = artifact.manifest
-        for spec in (manifest.input, manifest.output):
+        for spec in (manifest.input, *manifest.outputs):
             if spec.dtype not in DATATYPES:
                 raise ArtifactError(f"{artifact.folder}: {spec.name!r} is {spec.dtype}, and served is float32")
         signature = signature_of(manifest, self.name, self._version + 1)
@@ -147,7 +147,7 @@ class Model:
     def _new_pool(self, artifact: Artifact, signature: Signature, batcher: Batcher) -> Pool:
         # where a link points now: a worker that is replaced later must load the same artifact
         start = Start(str(self.path.resolve()), artifact.digest, signature.max_batch, self._settings.threads)
-        shape = Shape(signature.max_batch, signature.row, signature.output_row)
+        shape = Shape(signature.max_batch, signature.row, tuple(output.row for output in signature.outputs))
         events = PoolEvents(
             idle=batcher.wake,
             ran=self.metrics.ran,
@@ -264,4 +264,4 @@ def _open(path: Path) -> Artifact:
 
 
 def _same_shape(a: Signature, b: Signature) -> bool:
-    return (a.row, a.output_row, a.max_batch) == (b.row, b.output_row, b.max_batch)
+    return (a.row, a.outputs, a.max_batch) == (b.row, b.outputs, b.max_batch)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
         rows: NDArray[np.float32]
         attempts: int
 
-        def finish(self, output: NDArray[np.float32] | RequestError) -> None:
-            """Hand over the outputs, or why there are none."""
+        def finish(self, outputs: Sequence[NDArray[np.float32]] | RequestError) -> None:
+            """Hand over the outputs in the manifest's order, or why there are none."""
 
 
 log = logging.getLogger("st3.serve")
@@ -157,11 +157,11 @@ class Worker:
         elif isinstance(answer, Done):
             rows = sum(len(waiter.rows) for waiter in batch)
             # a copy: the next batch overwrites the shared memory
-            outputs = self._outputs[:rows].copy()
+            outputs = [output[:rows].copy() for output in self._outputs]
             self._events.ran(rows, answer.run_ms)
             start = 0
             for waiter in batch:
-                waiter.finish(outputs[start : start + len(waiter.rows)])
+                waiter.finish([output[start : start + len(waiter.rows)] for output in outputs])
                 start += len(waiter.rows)
         self._events.idle()
 

@@ -109,8 +109,8 @@ def _check_together(name: str, artifacts: list[Artifact], kind: Kind, options: O
     architectures = {artifact.manifest.target.architecture for artifact in artifacts}
     same = all(
         kind_of(artifact, options) == kind
-        and (artifact.manifest.input, artifact.manifest.output, artifact.manifest.lineage.checkpoint_sha256)
-        == (first.input, first.output, first.lineage.checkpoint_sha256)
+        and (artifact.manifest.input, artifact.manifest.outputs, artifact.manifest.lineage.checkpoint_sha256)
+        == (first.input, first.outputs, first.lineage.checkpoint_sha256)
         for artifact in artifacts
     )
     if not (same and kind.platform == "tensorrt_plan" and len(architectures) == len(artifacts)):

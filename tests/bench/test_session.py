@@ -63,7 +63,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory, evaluation: Path) -> Path
     (folder / "artifacts/foreign").mkdir()
     (folder / "artifacts/foreign/manifest.json").write_text('{"schema_version": 99}')
     out = folder / "measurements.jsonl"
-    text = invoke(bench, folder / "artifacts", "--evaluation", evaluation, "--threads", 1, "--rounds", 6, "--out", out)
+    options = ("--threads", 1, "--rounds", 6, "--launches", 3, "--out", out)
+    text = invoke(bench, folder / "artifacts", "--evaluation", evaluation, *options)
     assert "st3-unstructured-0.95" in text
     assert text.rstrip().endswith(f"measurements: {out}")
     return out

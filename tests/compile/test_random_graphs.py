@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from graph_interpreter import run_graph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -237,9 +239,24 @@ def compiled_answer(graph: Graph, inputs: NDArray[np.float32], isa_name: str, th
     return outputs
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(graphs(), st.sampled_from([1, 2, 3, 5, 16]), st.sampled_from(RUNNABLE), st.sampled_from([1, 3]))
+cases = given(graphs(), st.sampled_from([1, 2, 3, 5, 16]), st.sampled_from(RUNNABLE), st.sampled_from([1, 3]))
+some = partial(settings, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@some(max_examples=20)
+@cases
 def test_any_graph_agrees_with_torch(graph: Graph, batch_size: int, isa: str, threads: int) -> None:
+    assert_agrees(graph, batch_size, isa, threads)
+
+
+@pytest.mark.exhaustive  # other graphs than those above
+@some(max_examples=200)
+@cases
+def test_many_graphs_agree_with_torch(graph: Graph, batch_size: int, isa: str, threads: int) -> None:
+    assert_agrees(graph, batch_size, isa, threads)
+
+
+def assert_agrees(graph: Graph, batch_size: int, isa: str, threads: int) -> None:
     inputs = np.random.default_rng(0).standard_normal((batch_size, *graph.shapes["input"])).astype(np.float32)
     expected = run_graph(graph, inputs)
     result = compiled_answer(graph, inputs, isa, threads)

@@ -20,7 +20,7 @@ from compile.native.isa import ISAS, isa_for
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule, options, without_joins
 from compile.native.select import choose_plan
-from compile.native.trial import aligned, open_library
+from compile.native.trial import aligned, open_library, pointers
 from compile.native.weights import Packs
 from compile.passes.simplify import simplify
 from runtime.engine import load
@@ -181,7 +181,7 @@ def test_every_candidate_of_the_first_codes_computes_the_same(tmp_path: Path) ->
             weights = aligned(source.weights())
             handle = library.st3_open(weights.ctypes.data, weights.size, 2, None, 0)
             result = np.empty_like(expected)
-            assert library.st3_run(handle, inputs.ctypes.data, result.ctypes.data) == 0
+            assert library.st3_run(handle, inputs.ctypes.data, pointers([result])) == 0
             library.st3_close(handle)
             assert np.abs(result - expected).max() < 1e-5 * np.abs(expected).max()
 
@@ -203,7 +203,7 @@ def test_joined_layers_compute_what_they_do_apart(tmp_path: Path, threads: int) 
         handle = library.st3_open(weights.ctypes.data, weights.size, threads, None, 0)
         result = np.empty((1, *plan.graph.shapes[plan.graph.output]), np.float32)
         for _ in range(5):
-            assert library.st3_run(handle, inputs.ctypes.data, result.ctypes.data) == 0
+            assert library.st3_run(handle, inputs.ctypes.data, pointers([result])) == 0
         library.st3_close(handle)
         results.append(result)
     with torch.no_grad():

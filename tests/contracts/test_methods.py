@@ -16,10 +16,8 @@ import st3
 from runtime.errors import UserError
 from st3 import patterns, scopes
 from st3.layers import prunable_layers
-from st3.patterns import group_size, obeys
+from st3.patterns import CHANNEL, Pattern, obeys
 from st3.registry import check, find_method, method_names
-
-torch.set_num_threads(1)
 
 PICTURES = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(3))
 PLANS = {
@@ -111,6 +109,13 @@ def wanted_zeros(plan: st3.SparsityPlan, shapes: dict[str, tuple[int, ...]]) -> 
         return plan.target * sum(map(math.prod, shapes.values()))
     layers = scopes.layer_sparsities(plan.scope, plan.target, shapes)
     return sum(layers[name] * math.prod(shape) for name, shape in shapes.items())
+
+
+def group_size(shape: tuple[int, ...], pattern: Pattern) -> int:
+    """Weights that are kept or dropped together, at most."""
+    if pattern.kind == CHANNEL:
+        return math.prod(shape[1:])
+    return min(pattern.size, shape[0]) if pattern.kind == "1xN" else 1
 
 
 @pytest.mark.parametrize(("method", "plan"), CASES)

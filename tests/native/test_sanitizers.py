@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from families import NETWORKS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_case import Case, build_driver, run_driver, why_not, write_case
-from networks import RUNNABLE, convolutions, small_network
+from networks import RUNNABLE, EveryOperator, convolutions, small_network
 from support import prune_randomly
 from torch import nn
 
@@ -74,6 +75,26 @@ def test_every_instruction_set(tmp_path: Path, isa: str, batch_size: int) -> Non
     thread = (*THREAD[:-1], f"-DRUNS={100 // batch_size}")
     for name, flags in (("address", ADDRESS), ("thread", thread)):
         check(write_case(tmp_path / name, module, (3, 29, 23), batch_size, isa, apart=name == "address"), flags)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize(("batch_size", "flags"), [(1, ADDRESS), (3, ADDRESS), (16, ADDRESS), (1, THREAD), (3, THREAD)])
+def test_every_operator(tmp_path: Path, isa: str, batch_size: int, flags: tuple[str, ...]) -> None:
+    module = prune_randomly(EveryOperator(), 0.3)
+    case = check(write_case(tmp_path, module, (3, 13, 11), batch_size, isa, apart=flags is ADDRESS), flags)
+    kernels = {step.kernel for step in case.steps}
+    assert kernels >= {"max_pool", "average_pool", "adaptive_pool", "mean", "resize", "layer_norm", "elementwise"}
+    assert kernels >= {"relayout", "result", "offset_stream"}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["shufflenet_v2", "densenet", "segmenter", "convnext", "mobilenet_v3_small"])
+def test_a_small_network_of_a_family(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    build, side = NETWORKS[name]
+    module = prune_randomly(build(), 0.2)
+    check(write_case(tmp_path, module, (3, side, side), 1, apart=True), ADDRESS)
 
 
 @pytest.mark.exhaustive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import os
@@ -164,6 +165,24 @@ def test_slow_clients_are_hung_up_on_and_hold_up_nobody(server: Server) -> None:
             received += part
         assert received.startswith(b"HTTP/1.1 408") if number % 3 == 0 else not received
         connection.close()
+
+
+def test_who_asks_and_never_reads_is_hung_up_on(server: Server) -> None:
+    """However small each answer is: many of them fill what the kernel keeps, and then the connection stands still."""
+    before = server.log().count("did not read its answers")
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect((server.address.host, server.address.port))
+        deaf.settimeout(1.0)
+        with contextlib.suppress(OSError):  # it takes no more, or has hung up
+            while True:
+                deaf.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+        wait_until("its end", lambda: server.log().count("did not read its answers") > before, 60.0)
+        deaf.settimeout(20.0)
+        with contextlib.suppress(ConnectionResetError):
+            while deaf.recv(1 << 20):
+                pass
+    assert infer(server).status == 200
 
 
 def test_connections_over_the_limit_are_told_so_and_the_rest_go_on(served: Path) -> None:

@@ -79,7 +79,8 @@ def artifact(tmp_path: Path) -> SimpleNamespace:
     (tmp_path / "plan.json").write_bytes(msgspec.json.encode(info))
     ends = {name: TensorSpec(name, (2, 3), "float32") for name in ("input", "output")}
     plan = np.frombuffer(b"plan", np.uint8)
-    return SimpleNamespace(payload=tmp_path, manifest=SimpleNamespace(**ends), read=lambda name: plan)
+    manifest = SimpleNamespace(**ends, outputs=(ends["output"],))
+    return SimpleNamespace(payload=tmp_path, manifest=manifest, read=lambda name: plan)
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_a_plan_that_cannot_be_loaded(artifact: SimpleNamespace, device: None, m
 def test_a_plan_of_other_shapes(artifact: SimpleNamespace, device: None, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tensorrt=stub(engine=PlanEngine(Context(), (4, 3))))
     with pytest.raises(
-        ArtifactError, match=r"has a tensor 'answer' of 12 FLOAT, and the manifest says 6 FLOAT; compile"
+        ArtifactError, match=r"has a tensor 'picture' of 12 FLOAT, and the manifest says 6 FLOAT; compile"
     ):
         tensorrt.load(artifact, 1)
 
