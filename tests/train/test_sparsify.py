@@ -170,7 +170,7 @@ def test_files_of_weights(tmp_path: Path) -> None:
     (tmp_path / "short.safetensors").write_bytes(b"abc")
     torch.save({"a": 3}, tmp_path / "numbers.pt")
     for name, message in (
-        ("module.pt", "cannot be read as plain weights"),
+        ("module.pt", r"cannot be read as plain weights \(it is damaged, or holds pickled objects"),
         ("pickle.pt", "cannot be read as plain weights"),
         ("short.safetensors", "cannot be read as plain weights"),
         ("numbers.pt", "holds no state dict"),
