@@ -187,7 +187,8 @@ def with_progress(plan: Plan, out: Path, resume: bool = False) -> int:
 
             def show() -> None:
                 done = progress.tasks[0]
-                progress.console.print(f"{done.completed:.0f} of {done.total:.0f} steps: {done.description}")
+                text = f"{done.completed:.0f} of {done.total:.0f} steps: {done.description}"
+                progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
         every_s = DRAW_S if progress.console.is_terminal else LINE_S
         return run_session(plan, out, _stepper(progress.update, show, task, every_s), resume=resume)
