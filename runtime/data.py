@@ -14,7 +14,7 @@ from runtime.errors import UserError
 from runtime.npy import read_npy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -86,14 +86,15 @@ class EvaluationSet(msgspec.Struct, frozen=True):
 
 
 def write_evaluation_set(
-    folder: Path,
+    folder: str | Path,
     name: str,
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     preprocessing: Preprocessing,
-    classes: tuple[str, ...],
+    classes: Sequence[str],
 ) -> EvaluationSet:
     """Write ``images.npy``, ``labels.npy`` and, last, ``evaluation.json``: a set that has it is complete."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for stem, array in (("images", images), ("labels", labels.astype(np.int64))):
         part = folder / f"{stem}.npy.part"
@@ -104,7 +105,7 @@ def write_evaluation_set(
         schema_version=EVALUATION_SCHEMA,
         name=name,
         preprocessing=preprocessing,
-        classes=classes,
+        classes=tuple(classes),
         images_sha256=sha256_of(folder / "images.npy"),
         labels_sha256=sha256_of(folder / "labels.npy"),
     )

@@ -11,6 +11,7 @@ import msgspec
 
 from runtime.artifact import find_artifacts, open_artifact
 from runtime.errors import ArtifactError, UserError
+from runtime.names import served_name
 from runtime.serve.batching import Batcher
 from runtime.serve.pool import Pool, PoolEvents
 from runtime.serve.protocol import DATATYPES, RequestError, Signature, signature_of
@@ -238,7 +239,7 @@ def find(
     """The artifacts at or below the paths, by the name that they are served by.
 
     Args:
-        paths: each with the name that it gets, or ``None`` for the name in the manifest.
+        paths: each with the name that it gets, or ``None`` for that of the manifest as ``served_name`` makes it.
         refused: told of an artifact whose manifest cannot be read, which is then left out; else that is an error.
 
     Raises:
@@ -272,7 +273,7 @@ def _own_name(folder: Path) -> str:
     name = open_artifact(folder, verify=False).manifest.name
     if not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
         raise ArtifactError(f"{folder} is named {name[:80]!r}, which is no name to serve; give one: NAME={folder}")
-    return name
+    return served_name(name)
 
 
 def _leave(error: Exception) -> None:

@@ -135,6 +135,25 @@ def test_what_cannot_be_measured_is_refused_before_it_begins(tmp_path: Path, eva
         plan_session([tmp_path], tmp_path, [1], Settings())
 
 
+def test_what_is_no_session_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"mine")
+    for out, message in (
+        (tmp_path, f"is a folder; name a file in it, for instance {tmp_path / 'measurements.jsonl'}"),
+        (tmp_path / "model.onnx", "is there and is no finished session"),
+    ):
+        result = CliRunner().invoke(bench, ["a", "--evaluation", "b", "--out", str(out)])
+        assert isinstance(result.exception, UserError)
+        assert message in str(result.exception)
+    assert (tmp_path / "model.onnx").read_bytes() == b"mine"
+
+
+def test_numbers_of_threads_may_have_commas(tmp_path: Path) -> None:
+    arguments = [str(tmp_path), "--evaluation", "b", "--out", str(tmp_path / "m.jsonl"), "--threads"]
+    result = CliRunner().invoke(bench, [*arguments, "1,5000"])
+    assert "--threads 1 5000: this process may use" in str(result.exception)
+    assert "is neither a number nor numbers with commas" in CliRunner().invoke(bench, [*arguments, "1;2"]).output
+
+
 def test_options_become_rounds() -> None:
     assert settings_for(2.0, None, 0).rounds == 50
     assert settings_for(0.01, None, 0).rounds == 5
