@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bench_builders import invoke, make_artifact, make_three
+from click.testing import CliRunner
 
 from bench.environment import describe, usable_cpus
 from bench.measure.command import bench, settings_for
