@@ -93,9 +93,19 @@ def write_evaluation_set(
     preprocessing: Preprocessing,
     classes: Sequence[str],
 ) -> EvaluationSet:
-    """Write ``images.npy``, ``labels.npy`` and, last, ``evaluation.json``: a set that has it is complete."""
+    """Write ``images.npy``, ``labels.npy`` and, last, ``evaluation.json``: a set that has it is complete.
+
+    Raises:
+        UserError: the folder holds a file of such a name that belongs to no evaluation set.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    foreign = [name for name in ("images.npy", "labels.npy") if (folder / name).exists()]
+    if foreign and not (folder / "evaluation.json").exists():
+        raise UserError(
+            f"{folder / foreign[0]} is there without an evaluation.json, so it may be yours; give another folder for "
+            "the evaluation set, or move the file"
+        )
     for stem, array in (("images", images), ("labels", labels.astype(np.int64))):
         part = folder / f"{stem}.npy.part"
         with part.open("wb") as stream:

@@ -259,6 +259,15 @@ def test_what_numpy_wrote_is_read_as_numpy_does(tmp_path: Path, shape: tuple[int
         assert np.array_equal(found, array)
 
 
+def test_an_evaluation_set_replaces_no_file_of_another_purpose(tmp_path: Path) -> None:
+    (tmp_path / "labels.npy").write_text("mine")
+    images, how = np.zeros((3, 1, 4, 4), np.uint8), Preprocessing((1, 4, 4), (0.5,), (0.5,))
+    with pytest.raises(UserError, match=r"labels\.npy is there without an evaluation\.json, so it may be yours"):
+        write_evaluation_set(tmp_path, "x", images, np.zeros(3, np.int64), how, ())
+    assert (tmp_path / "labels.npy").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_evaluation_sets(tmp_path: Path) -> None:
     images, how = np.zeros((3, 1, 4, 4), np.uint8), Preprocessing((1, 4, 4), (0.5,), (0.5,))
     write_evaluation_set(tmp_path / "set", "x", images, np.zeros(3, np.int64), how, ())
