@@ -153,6 +153,8 @@ def compile_(
             fresh = not force and up_to_date(source, artifact, threads, wanted, normalisation, target, dtype)
             if not fresh:
                 what = f"compiling {source.name} with {backend}, batch {','.join(map(str, sizes))}"
+                if not (console.is_terminal or as_json):  # nothing turns in a file or a pipe
+                    console.print(what, highlight=False, markup=False, soft_wrap=True)
                 with console.status(what) as status:
                     effort = Effort(tune, _teller(status, what))
                     artifact = lower(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from compile.aten.constants import constant
 from compile.aten.readers import READERS
 from compile.aten.state import Import, in_order
 from compile.capture import Captured
@@ -18,18 +19,21 @@ def read_graph(captured: Captured) -> Graph:
     Raises:
         UserError: an operator is not known; the message names the node, the operator and the known ones.
     """
-    state = Import(captured.module)
+    state = Import(captured.module, captured.input_shape[0])
+    last_use = {source: node for node in captured.module.graph.nodes for source in node.all_input_nodes}
     given, results = "", list[str]()
     for node in captured.module.graph.nodes:
         if node.op == "placeholder":
             given = node.name
             state.input(node, captured.input_shape[1:])
-        elif node.op == "call_function" and (node.users or _in_place(node)):
-            _read_call(state, node)
+        elif node.op in ("get_attr", "call_function") and (node.users or _in_place(node)):
+            if not constant(state, node):
+                _read_call(state, node)
+            state.forget(node, last_use)
         elif node.op == "output":
             for name, result in zip(captured.outputs, node.args[0], strict=True):
                 view = state.view(result)
-                if not in_order(view.dims):
+                if not in_order(view.dims) or view.dims[0] != (0,):
                     raise UserError(
                         f"the network's result {name!r} is a permuted map; the native backend has (C, H, W)"
                     )
@@ -55,7 +59,7 @@ def _read_call(state: Import, node: fx.Node) -> None:
 
 def _in_place(node: fx.Node) -> bool:
     """Whether an operator writes its result over its first argument."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.arguments:
         return False
     first = node.target._schema.arguments[0].alias_info
     return first is not None and first.is_write

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Shape: TypeAlias = tuple[int, int, int]
 
 Activation: TypeAlias = Literal[
-    "identity", "relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid", "gelu", "gelu_tanh"
+    "identity", "relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid", "gelu", "gelu_tanh", "tanh"
 ]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 """As torch defines them; ``gelu`` is the exact one (erf), ``gelu_tanh`` its approximation."""
@@ -126,7 +126,41 @@ class LayerNorm(msgspec.Struct, frozen=True):
     epsilon: float
 
 
-Node: TypeAlias = "Conv | Pool | AdaptivePool | Mean | Resize | Elementwise | Concat | LayerNorm"
+class Move(msgspec.Struct, frozen=True):
+    """Pixels of a map in other places: ``result[c, p] = input[first + c, positions[p]] + shift[c, p]``.
+
+    Pixels are numbered row by row; ``positions`` ``(H * W,)`` has -1 where the result has no pixel of the input.
+    ``shift`` ``(C, H, W)`` is zero where it is not given.
+    """
+
+    output: str
+    input: str
+    first: int
+    positions: NDArray[np.int64]
+    shift: NDArray[np.float32] | None = None
+
+
+class Attention(msgspec.Struct, frozen=True):
+    """Each pixel's weighted mean of its row: ``softmax(scale query key^T + bias) value``, head by head.
+
+    A row of a map is a window, its pixels are the window's tokens. Head ``h`` has the ``sizes[0]`` channels of
+    ``query`` and ``key`` and the ``sizes[1]`` of ``value`` from ``firsts + h * size`` on, and ``scale[h]``. ``bias`` is
+    ``(H or 1, heads or 1, queries, keys)``. Where ``epsilon`` is given, queries and keys are first divided by their
+    length, or by ``epsilon`` if that is more (cosine attention).
+    """
+
+    output: str
+    query: str
+    key: str
+    value: str
+    firsts: tuple[int, int, int]
+    sizes: tuple[int, int]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32] | None = None
+    epsilon: float | None = None
+
+
+Node: TypeAlias = "Conv | Pool | AdaptivePool | Mean | Resize | Elementwise | Concat | LayerNorm | Move | Attention"
 
 
 class Graph(msgspec.Struct, frozen=True):
@@ -156,4 +190,6 @@ def reads(node: Node) -> tuple[str, ...]:
         return (node.left,) if node.right is None else (node.left, node.right)
     if isinstance(node, Concat):
         return node.inputs
+    if isinstance(node, Attention):
+        return node.query, node.key, node.value
     return (node.input,)

@@ -33,16 +33,18 @@ class Layer(msgspec.Struct, frozen=True):
 def read_layers(captured: Captured) -> tuple[Layer, ...]:
     """Layers in execution order; a module that runs twice appears twice."""
     layers = []
+    computed: set[object] = set()  # nodes that depend on the picture; what does not is no work of the network's
     for node in captured.module.graph.nodes:
-        if node.op != "call_function" or node.target not in _OPS:
+        if node.op == "placeholder" or computed.intersection(node.all_input_nodes):
+            computed.add(node)
+        if node.target not in _OPS or node not in computed:
             continue
         tensor = tensor_of(captured.module, node.args[1])
         assert tensor is not None
         weight = tensor.to(torch.float32).numpy()
         # positions that one weight serves in one picture: all of the output but batch and channel
-        shape = node.meta["val"].shape
-        is_conv = _OPS[node.target] == "conv2d"
-        positions = math.prod(int(n) for n in (shape[2:] if is_conv else shape[1:-1]))
+        results = math.prod(int(length) for length in node.meta["val"].shape)
+        positions = results // (len(weight) * captured.input_shape[0])
         layers.append(
             Layer(
                 name=str(node.args[1].target).rpartition(".")[0],

@@ -208,9 +208,15 @@ def _inspect(given: argparse.Namespace) -> int:
 
 
 def _add_keygen(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--key", type=Path, default=Path("private.pem"), metavar="FILE", help="default: private.pem")
     parser.add_argument(
-        "--public-key", type=Path, default=Path("public.pem"), metavar="FILE", help="default: public.pem"
+        "--key", type=Path, default=Path("private.pem"), metavar="FILE", help="the private key (default: private.pem)"
+    )
+    parser.add_argument(
+        "--public-key",
+        type=Path,
+        default=Path("public.pem"),
+        metavar="FILE",
+        help="the public key (default: public.pem)",
     )
     parser.set_defaults(action=_keygen)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 
 _ADVICE = {
     errno.ENOSPC: "make room, and run the command again",
@@ -12,6 +14,7 @@ _ADVICE = {
     errno.EPERM: "name a place that you may use, or change its permissions",
     errno.EISDIR: "it is a folder; name a file",
     errno.ENOTDIR: "a part of the path is a file; name a folder",
+    errno.EEXIST: "a file is there already; name another place",
     errno.ENAMETOOLONG: "give it a shorter name",
 }
 """What the machine can refuse whatever the program does, and what its user does about it."""
@@ -37,8 +40,10 @@ class ArtifactError(UserError):
 
 def refused_by_system(error: OSError) -> UserError | None:
     """A full disk, a read-only folder and their like as the user's error; ``None`` where it may be a bug of ours."""
-    advice = _ADVICE.get(error.errno or 0)
+    inside = re.search(r"\[Errno (\d+)\]", str(error))  # what shutil.copytree raises has it in its text alone
+    number = error.errno or (int(inside[1]) if inside else 0)
+    advice = _ADVICE.get(number)
     if advice is None:
         return None
     place = "" if error.filename is None else f"{error.filename}: "
-    return UserError(f"{place}{error.strerror}; {advice}")
+    return UserError(f"{place}{error.strerror or os.strerror(number)}; {advice}")

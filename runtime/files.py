@@ -61,6 +61,8 @@ def opened(folder: Path, name: str) -> Iterator[int]:
     finally:
         os.close(at)
     try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):  # put there since it was looked at
+            raise NotPlainFileError(errno.EINVAL, "is no plain file", str(folder / name))
         yield handle
     finally:
         os.close(handle)
@@ -114,9 +116,11 @@ def compare(folder: Path, name: str, size_bytes: int, sha256: str | None) -> Non
         if sha256 is None:
             return
         digest = hashlib.sha256()
-        while block := os.read(handle, _BLOCK):
+        left = size  # a file that grows meanwhile would keep us for ever
+        while left and (block := os.read(handle, min(left, _BLOCK))):
             digest.update(block)
-    if digest.hexdigest() != sha256:
+            left -= len(block)
+    if left or digest.hexdigest() != sha256:
         raise ValueError("differs from its digest in the manifest")
 
 

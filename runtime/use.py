@@ -43,7 +43,7 @@ def check_each(
             line = _line_of_check(result)
         except UserError as error:
             result = {"artifact": str(folder), "passed": False, "refused": str(error)}
-            line = str(error)
+            line = str(error).removeprefix(f"{folder} ")  # which the line begins with
         yield result, f"{'ok    ' if result['passed'] else 'FAILED'}  {folder}  {line}"
 
 

@@ -135,15 +135,16 @@ def compiled(checkpoint: Path, member: Member, backend: str) -> Row:
 
 def markdown(rows: list[Row]) -> str:
     """One line per family, one column per backend."""
-    backends = list(dict.fromkeys(row.backend for row in rows))
+    backends = [name for name in BACKENDS if any(row.backend == name for row in rows)]
     lines = [
         f"| family | network | picture | {' | '.join(backends)} |",
         f"|---|---|---|{'---|' * len(backends)}",
     ]
     for network in dict.fromkeys(row.network for row in rows):
-        mine = [row for row in rows if row.network == network]
-        cells = " | ".join(_cell(row) for row in mine)
-        lines.append(f"| {mine[0].family} | `{network}` | {mine[0].side} | {cells} |")
+        mine = {row.backend: row for row in rows if row.network == network}
+        cells = " | ".join(_cell(mine[name]) if name in mine else "not run yet" for name in backends)
+        first = next(iter(mine.values()))
+        lines.append(f"| {first.family} | `{network}` | {first.side} | {cells} |")
     return "\n".join(lines)
 
 

@@ -187,14 +187,17 @@ def write_checkpoint(
 
 def check_place(folder: Path) -> None:
     """Raise ``UserError`` where a checkpoint would take the place of something that is none."""
-    if not (folder.exists() or folder.is_symlink()) or (folder / INFO_FILE).is_file():
+    if not (folder.exists() or folder.is_symlink()):
         return
-    if not folder.is_dir() or folder.is_symlink():
+    if not folder.is_dir():
         raise UserError(f"{folder} is no folder; name the folder that the checkpoint is to be")
-    if any(folder.iterdir()):
+    # an older version's checkpoint may have had other files, but none has had folders
+    ours = (folder / INFO_FILE).is_file()
+    others = sorted(path.name for path in folder.iterdir() if not ours or path.is_dir())
+    if others:
         raise UserError(
-            f"{folder} holds other things than a checkpoint, which would be lost; name a folder that is new, for "
-            f"instance {folder / 'checkpoint'}"
+            f"{folder} holds other things than a checkpoint ({others[0]}), which would be lost; name a folder that is "
+            f"new, for instance {folder / 'checkpoint'}"
         )
 
 

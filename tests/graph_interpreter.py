@@ -10,7 +10,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compile.graph import AdaptivePool, Concat, Conv, Elementwise, Graph, LayerNorm, Mean, Node, Pool, Resize
+from compile.graph import (
+    AdaptivePool,
+    Attention,
+    Concat,
+    Conv,
+    Elementwise,
+    Graph,
+    LayerNorm,
+    Mean,
+    Move,
+    Node,
+    Pool,
+    Resize,
+    Shape,
+)
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
@@ -22,6 +36,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardsigmoid": F.hardsigmoid,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "tanh": torch.tanh,
 }
 
 
@@ -35,7 +50,7 @@ def run_outputs(graph: Graph, inputs: NDArray[np.float32]) -> list[NDArray[np.fl
     values = {graph.input: torch.from_numpy(inputs)}
     with torch.no_grad():
         for node in graph.nodes:
-            value = _compute(node, values)
+            value = _compute(node, values, graph.shapes[node.output])
             assert tuple(value.shape[1:]) == graph.shapes[node.output], (
                 f"{node.output} has another shape than the graph"
             )
@@ -44,7 +59,7 @@ def run_outputs(graph: Graph, inputs: NDArray[np.float32]) -> list[NDArray[np.fl
     return [values[name].numpy() for name in graph.outputs]
 
 
-def _compute(node: Node, values: dict[str, Tensor]) -> Tensor:
+def _compute(node: Node, values: dict[str, Tensor], shape: Shape) -> Tensor:
     if isinstance(node, Conv):
         return _conv(node, values)
     if isinstance(node, Pool):
@@ -65,10 +80,36 @@ def _compute(node: Node, values: dict[str, Tensor]) -> Tensor:
         return _ACTIVATIONS[node.activation](value)
     if isinstance(node, Concat):
         return torch.cat([values[name] for name in node.inputs], 1)
+    if isinstance(node, Move):
+        return _move(node, values[node.input], shape)
+    if isinstance(node, Attention):
+        return _attention(node, values)
     assert isinstance(node, LayerNorm)
     x = values[node.input].permute(0, 2, 3, 1)
     weight, bias = torch.tensor(node.weight), torch.tensor(node.bias)
     return F.layer_norm(x, x.shape[-1:], weight, bias, node.epsilon).permute(0, 3, 1, 2)
+
+
+def _move(node: Move, x: Tensor, shape: Shape) -> Tensor:
+    pixels = F.pad(x.flatten(2), (0, 1))[:, node.first : node.first + shape[0], torch.tensor(node.positions)]
+    value = pixels.reshape(len(x), *shape)
+    return value if node.shift is None else value + torch.tensor(node.shift)
+
+
+def _attention(node: Attention, values: dict[str, Tensor]) -> Tensor:
+    def heads(name: str, first: int, size: int) -> Tensor:
+        """``(B, windows, heads, tokens, size)``."""
+        part = values[name][:, first : first + len(node.scale) * size]
+        return part.unflatten(1, (len(node.scale), size)).permute(0, 3, 1, 4, 2)
+
+    names = ((node.query, node.sizes[0]), (node.key, node.sizes[0]), (node.value, node.sizes[1]))
+    query, key, value = (heads(name, first, size) for (name, size), first in zip(names, node.firsts, strict=True))
+    if node.epsilon is not None:
+        query, key = F.normalize(query, dim=-1, eps=node.epsilon), F.normalize(key, dim=-1, eps=node.epsilon)
+    scores = query @ key.transpose(-1, -2) * torch.tensor(node.scale)[:, None, None]
+    if node.bias is not None:
+        scores = scores + torch.tensor(node.bias)
+    return (scores.softmax(-1) @ value).permute(0, 2, 4, 1, 3).flatten(1, 2)
 
 
 def _conv(node: Conv, values: dict[str, Tensor]) -> Tensor:

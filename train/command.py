@@ -50,8 +50,12 @@ def model_options(command: _Command) -> _Command:
     return command
 
 
-def plan_options(command: _Command) -> _Command:
-    """The options that say how many zeros there shall be and where."""
+def plan_options(without: str) -> Callable[[_Command], _Command]:
+    """The options that say how many zeros there shall be and where; ``without`` is what holds where none is given."""
+    return lambda command: _plan_options(command, without)
+
+
+def _plan_options(command: _Command, without: str) -> _Command:
     for option in (
         click.option(
             "--layer-sparsity", multiple=True, metavar="NAME=VALUE", help="One layer's own sparsity; repeatable."
@@ -61,17 +65,19 @@ def plan_options(command: _Command) -> _Command:
         ),
         click.option(
             "--scope",
+            metavar="SCOPE",
             default="global",
             show_default=True,
             help="Of an unstructured threshold: global, uniform or erk.",
         ),
         click.option(
             "--pattern",
+            metavar="PATTERN",
             default="unstructured",
             show_default=True,
             help="unstructured, N:M (2:4), 1xN (1x4) or channel.",
         ),
-        click.option("--sparsity", type=float, help="Fraction of zeros in [0, 1); an N:M pattern fixes it."),
+        click.option("--sparsity", type=float, help=f"Fraction of zeros in [0, 1); N:M fixes it.  [{without}]"),
     ):
         command = option(command)
     return command
@@ -87,7 +93,7 @@ def device_options(command: _Command) -> _Command:
 def data_option(command: _Command) -> _Command:
     """The options that name the pictures."""
     size = click.option(
-        "--image-size", type=click.IntRange(min=8), help="Side of pictures from folders.  [default: 224]"
+        "--image-size", type=click.IntRange(min=8), help="Side of pictures from folders, in pixels.  [default: 224]"
     )
     folder = click.Path(path_type=Path)
     return click.option("--data", type=folder, help="Folder of the data set.  [default: data/<data set>]")(
@@ -98,8 +104,8 @@ def data_option(command: _Command) -> _Command:
 @click.command()
 @click.argument("recipe")
 @model_options
-@click.option("--method", default="st3", show_default=True, help=_method_help())
-@plan_options
+@click.option("--method", metavar="METHOD", default="st3", show_default=True, help=_method_help())
+@plan_options("needed by all but dense")
 @click.option("--epochs", type=_POSITIVE, help="Passes over data.  [default: recipe's]")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Make the whole run this many steps at most.")
 @click.option("--finetune-epochs", type=click.FloatRange(min=0), help="Passes after the bake.  [default: recipe's]")
@@ -109,7 +115,7 @@ def data_option(command: _Command) -> _Command:
 @click.option("--clip-norm", type=_POSITIVE, help="Largest norm of the gradient.  [default: recipe's]")
 @click.option("--accumulate", type=click.IntRange(min=1), help="Parts that a batch is cut into.  [default: recipe's]")
 @click.option("--ema", type=click.FloatRange(0, 1, max_open=True), help="Decay of averaged weights; 0: none.")
-@click.option("--precision", help="fp32, bf16 or fp16.  [default: recipe's on a GPU, fp32 on a CPU]")
+@click.option("--precision", metavar="TYPE", help="fp32, bf16 or fp16.  [default: recipe's on a GPU, fp32 on a CPU]")
 @click.option("--channels-last/--no-channels-last", default=None, help="Memory layout NHWC.  [default: recipe's]")
 @click.option("--compile", is_flag=True, help="Run the network through torch.compile.")
 @click.option("--cuda-graph/--no-cuda-graph", default=None, help="Capture the step.  [default: where it can be]")

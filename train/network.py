@@ -112,18 +112,26 @@ def _main_output(module: nn.Module, inputs: object, output: object) -> object:
 def _torchvision(reference: Reference, classes: int | None) -> Callable[[], Any]:
     from torchvision import models
 
-    name = reference.name.removeprefix(TORCHVISION)
-    if name not in models.list_models():
-        known = models.list_models(module=models)
-        near = difflib.get_close_matches(name, known, n=3)
-        meant = f"did you mean {', '.join(near)}?" if near else f"its classifiers are {', '.join(known)}"
-        raise UserError(f"torchvision has no network {name!r}; {meant}")
+    name = torchvision_name(reference)
     given: dict[str, Any] = {"weights": None, **_WITHOUT_AUXILIARY.get(name, {})}
     if name in models.list_models(module=models):
         given |= {} if classes is None else {"num_classes": classes}
     else:
         given["weights_backbone"] = None
     return lambda: models.get_model(name, **{**given, **reference.arguments})
+
+
+def torchvision_name(reference: Reference) -> str:
+    """The name that torchvision knows; a ``UserError`` with those like it where it knows none."""
+    from torchvision import models
+
+    name = reference.name.removeprefix(TORCHVISION)
+    if name not in models.list_models():
+        known = models.list_models(module=models)
+        near = difflib.get_close_matches(name, known, n=3)
+        meant = f"did you mean {', '.join(near)}?" if near else "torchvision.models.list_models() shows them"
+        raise UserError(f"torchvision has no network {name!r}; {meant}")
+    return name
 
 
 def _timm(reference: Reference, classes: int | None) -> Callable[[], Any]:

@@ -17,7 +17,15 @@ from st3.plan import SparsityPlan
 from train.dataset import Dataset
 from train.detect import data_key
 from train.evaluate import evaluate
-from train.network import Make, Reference, answer_shapes, factory, parse_reference, refuse_misfit
+from train.network import (
+    Make,
+    Reference,
+    answer_shapes,
+    factory,
+    parse_reference,
+    refuse_misfit,
+    torchvision_name,
+)
 from train.one_shot import METHOD, prune_at_once, recalibrate
 from train.rates import cosine
 from train.recipe import Recipe, digest, find_recipe, recipe_names
@@ -82,12 +90,22 @@ def open_source(text: str, reference: Reference | None, weights: str | None, dat
         raise UserError(f"{text} is neither a checkpoint nor a file of weights (.safetensors, .pt)")
     else:
         reference = reference or parse_reference(text)
+        if ":" not in text:
+            _refuse_unknown(text, reference)
         own = not reference.name.startswith(("torchvision:", "timm:"))
         start = "" if own and weights is None else zoo_weights(reference, weights or "DEFAULT")
     if data is None:
         raise UserError(f"name the pictures that {text} was trained on: --data FOLDER (train/<class>/*, val/<class>/*)")
     key = data_key(data)
     return Source(f"sparsify-{key.replace('_', '-')}", _foreign(key, reference), start, None, reference.short)
+
+
+def _refuse_unknown(text: str, reference: Reference) -> None:
+    """A word alone may have been meant as a path or as one of torchvision's networks."""
+    try:
+        torchvision_name(reference)
+    except UserError as error:
+        raise UserError(f"there is no checkpoint or file {text}, and {error}") from error
 
 
 def _from_checkpoint(text: str, reference: Reference | None) -> Source:

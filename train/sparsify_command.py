@@ -26,11 +26,13 @@ _SPARSITY = 0.9
 @click.option("--one-shot", is_flag=True, help="Prune by magnitude at once and recalibrate; no training, no labels.")
 @click.option(
     "--recalibrate", type=click.IntRange(min=0), default=2048, show_default=True, metavar="PICTURES",
-    help="Training pictures from which --one-shot takes the statistics of batch normalisations; 0: keeps the old ones.",
+    help="Training pictures from which --one-shot takes the statistics of batch normalisations; 0 keeps the old ones.",
 )  # fmt: skip
 @model_options
-@plan_options
-@click.option("--method", default="st3", show_default=True, help="That fine-tunes.")
+@plan_options(f"default: {_SPARSITY}")
+@click.option(
+    "--method", metavar="METHOD", default="st3", show_default=True, help="That tunes; `st3 train --help` lists them."
+)
 @click.option(
     "--epochs", type=click.FloatRange(min=0, min_open=True), help="Of tuning.  [default: half the recipe's, or 3]"
 )
@@ -118,9 +120,12 @@ def _one_shot(
     from train.lock import locked
     from train.sparsify import sparsify_at_once
 
-    with locked(out), Console(stderr=True).status("opening") as status:
+    console = Console(stderr=True)
+    with locked(out), console.status("opening") as status:
+        # nothing turns in a file or a pipe: there each thing that is done is a line
+        tell = status.update if console.is_terminal else console.print
         done = sparsify_at_once(
-            out, source, make, plan, dataset, evaluation, given["recalibrate"], given["seed"], where, status.update
+            out, source, make, plan, dataset, evaluation, given["recalibrate"], given["seed"], where, tell
         )
     stages = {"before": done.before, "pruned": done.pruned, "after": done.after} if evaluation is not None else {}
     how = f"recalibrated on {done.pictures} pictures" if done.pictures else "not recalibrated"

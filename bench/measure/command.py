@@ -13,7 +13,7 @@ from bench.measure.protocol import LAUNCHES
 from bench.measure.session import plan_session, resumable, run_session
 from bench.measure.yardstick import parse as parse_yardstick
 from bench.measurement import Scenario, Settings
-from bench.measurement_file import part_of, read_measurements, set_aside
+from bench.measurement_file import part_of, read_measurements, read_records, set_aside
 from runtime.command import trust_options
 from runtime.errors import UserError
 from runtime.trust import demand_everywhere
@@ -111,8 +111,7 @@ def bench(
     chosen = threads or tuple(range(1, 1 + min(2, len(usable_cpus()))))
     settings = settings_for(seconds, rounds, seed, launches)
     settings = with_scenarios(settings, scenario, server_bound, server_rate)
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder; name a file in it, for instance {out / 'measurements.jsonl'}")
+    _check_place(out)
     plan = plan_session(artifacts, evaluation, chosen, settings, [parse_yardstick(text) for text in baseline])
     part = part_of(out)
     if part.exists() and not resume:
@@ -130,6 +129,19 @@ def bench(
         kept = f"what is measured is kept in {part}; --resume goes on" if part.exists() else "nothing was measured yet"
         click.echo(f"interrupted with {finished} of {len(plan.conditions)} conditions finished: {kept}", err=True)
         raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _check_place(out: Path) -> None:
+    """Refuse to replace what is no session, before anything is measured; say that one will be replaced."""
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; name a file in it, for instance {out / 'measurements.jsonl'}")
+    if not out.exists():
+        return
+    try:
+        read_records(out)
+    except UserError as error:
+        raise UserError(f"--out {out} is there and is no finished session ({error}); give another name") from error
+    click.echo(f"{out} is there, and is replaced when this session is finished", err=True)
 
 
 def settings_for(seconds: float, rounds: int | None, seed: int, launches: int = LAUNCHES) -> Settings:
@@ -175,7 +187,8 @@ def with_progress(plan: Plan, out: Path, resume: bool = False) -> int:
 
             def show() -> None:
                 done = progress.tasks[0]
-                progress.console.print(f"{done.completed:.0f} of {done.total:.0f} steps: {done.description}")
+                text = f"{done.completed:.0f} of {done.total:.0f} steps: {done.description}"
+                progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
         every_s = DRAW_S if progress.console.is_terminal else LINE_S
         return run_session(plan, out, _stepper(progress.update, show, task, every_s), resume=resume)

@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from compile.aten import channels
+from compile.aten.moving import passing
 from compile.aten.state import Import, arguments, in_order, size_of
 from compile.aten.views import Dims, axis, reshape
 from compile.graph import Concat
@@ -19,7 +20,8 @@ def reshaped(state: Import, node: fx.Node) -> None:
     view = state.view(node.args[0])
     batch, *size = size_of(node)
     old = size_of(node.args[0]) if isinstance(node.args[0], fx.Node) else []
-    dims = reshape(view.dims, state.shapes[view.name], size) if old[0] == batch else None
+    apart = old[0] == batch and view.dims[0] == (0,)
+    dims = reshape(view.dims, state.shapes[view.name], size) if apart else None
     if dims is None:
         raise UserError(
             f"node {node.name!r} reshapes {old} to {[batch, *size]}; the native backend takes reshapes that keep the "
@@ -66,7 +68,7 @@ def dropout(state: Import, node: fx.Node) -> None:
     """Nothing, at inference."""
     if arguments(node)[2]:
         raise UserError(f"node {node.name!r} is an active dropout; export the model in eval mode")
-    same(state, node)
+    passing(same)(state, node)
 
 
 def one_result(state: Import, node: fx.Node) -> None:

@@ -12,13 +12,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from compile.graph import AdaptivePool, Concat, Conv, LayerNorm, Mean, Pool, Resize
+from compile.graph import AdaptivePool, Attention, Concat, Conv, LayerNorm, Mean, Move, Pool, Resize
 from compile.native.emit_channels import emit_channel_conv
 from compile.native.emit_conv import emit_conv
 from compile.native.emit_elementwise import emit_elementwise, emit_layer_norm
 from compile.native.emit_moves import emit_gather, emit_scatter
 from compile.native.emit_pool import emit_adaptive_pool, emit_mean, emit_pool
 from compile.native.emit_resize import emit_resize
+from compile.native.emit_tokens import emit_attention, emit_move
 from compile.native.isa import Isa
 from compile.native.kernel_table import KERNELS
 from compile.native.pieces import Piece, Unit, literal, struct, tensor_index
@@ -52,7 +53,7 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa, packs: Packs | No
     packs = packs or Packs()
     file = WeightFile(packs)
     tensors = {name: _tensor_struct(plan, name, file) for name in sorted(plan.clean)}
-    pieces = [_piece(plan, step, schedules, file) for step in plan.steps]
+    pieces = [_piece(plan, step, schedules, isa, file) for step in plan.steps]
     runs = [tuple(pieces[i : i + 1 + (i + 1 in plan.joined)]) for i in range(len(pieces)) if i not in plan.joined]
     shapes = _shapes(pieces)
     body = [
@@ -67,7 +68,10 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa, packs: Packs | No
         f"#define ST3_ABI_VERSION {ABI_VERSION}",
         f"#define ST3_LANES {isa.lanes}",
         f"#define ST3_CONTENT {content:#x}ull",
-        *(f'#include "{name}.h"' for name in ("model", "move", "tile", "pool", "resize", "elementwise", "layer_norm")),
+        *(
+            f'#include "{name}.h"'
+            for name in ("model", "move", "tile", "pool", "resize", "elementwise", "layer_norm", "attention")
+        ),
         "namespace st3 {",
         *(f"void {name}(const Work& work, int block);" for name in units),
         "}  // namespace st3",
@@ -91,16 +95,27 @@ def _shapes(pieces: list[Piece]) -> dict[tuple[tuple[str, str], ...], str]:
     return found
 
 
+_ARRAYS: dict[type, tuple[str, ...]] = {
+    Conv: ("weight", "bias"),
+    LayerNorm: ("weight", "bias"),
+    Move: ("positions", "shift"),
+    Attention: ("scale", "bias"),
+}
+"""What a node computes with, beside the values that it reads."""
+
+
 def _content(plan: Plan, body: list[str], packs: Packs) -> int:
     """A number that ties a library to the weight files it can run, however their weights are cut."""
     digest = hashlib.sha256("".join(body).encode())
     for step in plan.steps:
-        if isinstance(step, Compute) and isinstance(step.node, (Conv, LayerNorm)):
-            digest.update(packs.digest(step.node.weight) + packs.digest(step.node.bias))
+        if isinstance(step, Compute):
+            for name in _ARRAYS.get(type(step.node), ()):
+                values = getattr(step.node, name)
+                digest.update(b"" if values is None else packs.digest(values))
     return int.from_bytes(digest.digest()[:8], "little")
 
 
-def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], file: WeightFile) -> Piece:
+def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], isa: Isa, file: WeightFile) -> Piece:
     if isinstance(step, Gather):
         return emit_gather(plan, step, file)
     if isinstance(step, Scatter):
@@ -120,6 +135,10 @@ def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], file: WeightF
         return emit_resize(plan, step, node, file)
     if isinstance(node, LayerNorm):
         return emit_layer_norm(plan, step, node, file)
+    if isinstance(node, Move):
+        return emit_move(plan, step, node, file)
+    if isinstance(node, Attention):
+        return emit_attention(plan, step, node, isa, file)
     assert not isinstance(node, Concat), "the plan makes copies of it"
     return emit_elementwise(plan, step, node)
 

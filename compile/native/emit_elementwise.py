@@ -9,6 +9,9 @@ from compile.native.steps import Compute
 from compile.native.weights import WeightFile
 from runtime.steps import StepInfo
 
+_ROWS = 16  # from which on a layer norm is cut by rows alone
+_RUN = 4  # vectors of a row that are normalised together
+
 
 def emit_elementwise(plan: Plan, step: Compute, node: Elementwise) -> Piece:
     """A sum, a product, or an activation on its own."""
@@ -32,18 +35,24 @@ def emit_elementwise(plan: Plan, step: Compute, node: Elementwise) -> Piece:
 
 
 def emit_layer_norm(plan: Plan, step: Compute, node: LayerNorm, file: WeightFile) -> Piece:
-    """A layer norm over the channels: one task per row."""
+    """A layer norm over the channels: one task per row, or, where these are few, per vectors of a row."""
     source, target = plan.tensors[step.inputs[0]], plan.tensors[node.output]
+    rows, columns = target.geometry.rows, target.geometry.columns
     constants = output_constants(target) | {
         "int CHANNELS": str(target.channels),
         "float EPSILON": literal(node.epsilon),
         "long X_ROW": str(source.row_stride),
         "long X_CHANNEL": str(source.channel_stride),
     }
+    whole = exchange(plan, node.output, "row, row + 1", f"0, {target.channels}")
+    runs = 1 if whole or rows >= _ROWS else -(-columns // _RUN)
+    across = columns if runs == 1 else _RUN
     body = (
+        f"        const int row = task / {runs}, first = task % {runs} * {across};\n"
+        f"        const int last = first + {across} < {columns} ? first + {across} : {columns};\n"
         f"        normalise_row<S>(arena + {origin(plan, step.inputs[0])}, arena + {origin(plan, node.output)},\n"
-        f"            {array('float', file.add(node.weight))}, {array('float', file.add(node.bias))}, task);\n"
-        + exchange(plan, node.output, "task, task + 1", f"0, {target.channels}")
+        f"            {array('float', file.add(node.weight))}, {array('float', file.add(node.bias))},\n"
+        f"            row, first, last);\n"
+        f"{whole}"
     )
-    info = StepInfo(node.output, "layer_norm")
-    return Piece(info, constants, str(target.geometry.rows), body, f"layer norm {node.output}")
+    return Piece(StepInfo(node.output, "layer_norm"), constants, str(rows * runs), body, f"layer norm {node.output}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from compile.graph import Conv, Graph
+from compile.graph import Attention, Conv, Graph, Move
 from compile.native.channel_layout import channel_plan, reject
 from compile.native.geometry import Geometry, Placement, candidates
 from compile.native.isa import Isa
@@ -67,6 +67,10 @@ def cost(plan: Plan, kept: dict[str, int], l2: int) -> float:
             vectors = target.geometry.rows * target.geometry.columns
             if isinstance(step.node, Conv):
                 total += _conv_cost(step.node, target, kept[step.node.output])
+            elif isinstance(step.node, Move):
+                total += _GATHER * vectors * target.channels
+            elif isinstance(step.node, Attention):
+                total += _FMA * vectors * target.geometry.width * len(step.node.scale) * sum(step.node.sizes)
             if plan.owner(step.node.output) in plan.clean:
                 total += _EDGE * (target.size / target.vector - vectors * target.channels)
     return total

@@ -59,6 +59,7 @@ _KNOWN: dict[Activation, Callable[[Samples], Samples]] = {
     "hardsigmoid": _hardsigmoid,
     "gelu": _gelu,
     "gelu_tanh": lambda x: _gelu(x, "tanh"),
+    "tanh": np.tanh,
 }
 
 _FUNCTIONS: dict[str, Callable[..., Samples]] = {

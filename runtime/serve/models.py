@@ -11,6 +11,7 @@ import msgspec
 
 from runtime.artifact import find_artifacts, open_artifact
 from runtime.errors import ArtifactError, UserError
+from runtime.names import served_name
 from runtime.serve.batching import Batcher
 from runtime.serve.pool import Pool, PoolEvents
 from runtime.serve.protocol import DATATYPES, RequestError, Signature, signature_of
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("st3.serve")
 _QUEUE_BATCHES = 8
 _QUEUE_LEAST_ROWS = 256
+_LONGEST_NAME = 200
 
 
 @final
@@ -190,7 +192,7 @@ class Models:
         for name, path in find(self._paths).items():
             self._add(name, path)
         try:
-            for model in self._models.values():
+            for model in self.all():  # a SIGHUP may add another meanwhile
                 await model.load()
         except RequestError as error:
             self.close()
@@ -199,12 +201,12 @@ class Models:
     async def reload(self) -> None:
         """Look at the paths again: load what is new or has changed; where that fails the old one runs on."""
         try:
-            found = await asyncio.to_thread(find, self._paths)
+            found = await asyncio.to_thread(find, self._paths, _leave)
         except UserError as error:
-            log.error("reload: %s; what runs goes on", error)
+            _leave(error)
             return
         for name in sorted(set(self._models) - set(found)):
-            log.warning("reload: %s is gone from disk; what runs goes on", name)
+            log.warning("reload: %s is gone from disk, or cannot be read; what runs goes on", name)
         for name, path in found.items():
             model = self._models.get(name) or self._add(name, path)
             model.path = path
@@ -215,7 +217,7 @@ class Models:
                     continue
                 await model.load()
             except (UserError, RequestError) as error:
-                log.error("reload: %s; what runs goes on", error)
+                _leave(error)
 
     async def unload(self) -> None:
         """Finish all requests, end all workers."""
@@ -231,11 +233,14 @@ class Models:
         return self._models[name]
 
 
-def find(paths: Sequence[tuple[str | None, Path]]) -> dict[str, Path]:
+def find(
+    paths: Sequence[tuple[str | None, Path]], refused: Callable[[UserError], None] | None = None
+) -> dict[str, Path]:
     """The artifacts at or below the paths, by the name that they are served by.
 
     Args:
-        paths: each with the name that it gets, or ``None`` for the name in the manifest.
+        paths: each with the name that it gets, or ``None`` for that of the manifest as ``served_name`` makes it.
+        refused: told of an artifact whose manifest cannot be read, which is then left out; else that is an error.
 
     Raises:
         UserError: a path holds no artifact or more than the one that was named, or two have one name.
@@ -248,13 +253,31 @@ def find(paths: Sequence[tuple[str | None, Path]]) -> dict[str, Path]:
                 f"{path} holds {len(folders)} artifacts, which cannot all be named {name!r}; name one folder"
             )
         for folder in folders:
-            key = name or open_artifact(folder, verify=False).manifest.name
+            try:
+                key = name or _own_name(folder)
+            except UserError as error:
+                if refused is None:
+                    raise
+                refused(error)
+                continue
             if key in found:
                 raise UserError(
                     f"{found[key]} and {folder} are both named {key!r}; give one another name: OTHER={folder}"
                 )
             found[key] = folder
     return found
+
+
+def _own_name(folder: Path) -> str:
+    """The name in the manifest, which a stranger may have chosen: it goes into the log, and into addresses."""
+    name = open_artifact(folder, verify=False).manifest.name
+    if not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
+        raise ArtifactError(f"{folder} is named {name[:80]!r}, which is no name to serve; give one: NAME={folder}")
+    return served_name(name)
+
+
+def _leave(error: Exception) -> None:
+    log.error("reload: %s; what runs goes on", error)
 
 
 def _open(path: Path) -> Artifact:

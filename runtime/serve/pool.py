@@ -208,10 +208,11 @@ class Pool:
 
     async def open(self) -> None:
         """Start all workers and wait until they are warm; raises ``RequestError`` where the first does not come up."""
-        self._workers = [self._spawn() for _ in range(self._wanted)]
         try:
+            for _ in range(self._wanted):
+                self._workers.append(self._spawn())
             reasons = await asyncio.gather(*(worker.ready for worker in self._workers))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, OSError):
             self.close()
             raise
         failed = [reason for reason in reasons if reason]

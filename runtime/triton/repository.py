@@ -10,6 +10,7 @@ import msgspec
 
 from runtime.artifact import find_artifacts, open_artifact
 from runtime.errors import UserError
+from runtime.names import served_name
 from runtime.triton.config import LABELS_FILE, PYTHON, config, kind_of, plan_file
 from runtime.triton.python_model import ARTIFACT_FOLDER
 
@@ -64,7 +65,7 @@ def _by_name(paths: Sequence[tuple[str | None, Path]]) -> dict[str, list[Artifac
     for name, path in paths:
         for folder in find_artifacts(path):
             artifact = open_artifact(folder)
-            key = name or artifact.manifest.name
+            key = name or served_name(artifact.manifest.name)
             if not _NAME.fullmatch(key):
                 raise UserError(f"{key!r} cannot be a model's name in Triton; name it: NAME={folder}")
             models.setdefault(key, []).append(artifact)

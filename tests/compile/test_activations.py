@@ -28,10 +28,11 @@ FUNCTIONS: dict[str, tuple[str, Function]] = {
     "hardsigmoid": ("activate<HARDSIGMOID>(x)", F.hardsigmoid),
     "gelu": ("activate<GELU>(x)", F.gelu),
     "gelu_tanh": ("activate<GELU_TANH>(x)", lambda x: F.gelu(x, approximate="tanh")),
+    "tanh": ("activate<TANH>(x)", torch.tanh),
 }
 # Largest error relative to the result, for functions without cancellation. The others are held to the input's size:
 # where x sigmoid(x) and the like are tiny, torch's own float32 has as few digits.
-RELATIVE = {"exp": 2e-7, "erf": 5e-7, "relu": 0.0, "relu6": 0.0, "sigmoid": 3e-7, "hardsigmoid": 3e-7}
+RELATIVE = {"exp": 2e-7, "erf": 5e-7, "relu": 0.0, "relu6": 0.0, "sigmoid": 3e-7, "hardsigmoid": 3e-7, "tanh": 3e-7}
 OF_INPUT = 4e-7
 
 

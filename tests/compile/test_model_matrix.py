@@ -32,8 +32,6 @@ def _script() -> ModuleType:
 
 
 MATRIX = _script()
-REFUSED = {"ViT", "Swin", "Swin V2", "MaxViT"}
-"""Attention between tokens, which the native backend has not."""
 
 
 def row(tmp_path: Path, family: str, backend: str) -> object:
@@ -44,14 +42,10 @@ def row(tmp_path: Path, family: str, backend: str) -> object:
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("backend", MATRIX.BACKENDS)
 @pytest.mark.parametrize("family", [member.family for member in MATRIX.MEMBERS])
-def test_a_family_compiles_and_agrees_with_torch_or_says_why_not(tmp_path: Path, family: str, backend: str) -> None:
+def test_a_family_compiles_and_agrees_with_torch(tmp_path: Path, family: str, backend: str) -> None:
     found = row(tmp_path, family, backend)
-    if backend == "native" and family in REFUSED:
-        assert found.error is None
-        assert found.reason.startswith("node '")
-    else:
-        assert found.error is not None, found.reason
-        assert found.error <= MATRIX.TOLERANCE
+    assert found.error is not None, found.reason
+    assert found.error <= MATRIX.TOLERANCE
 
 
 def test_the_table_and_the_way_through_a_checkpoint(tmp_path: Path) -> None:

@@ -22,12 +22,14 @@ from compile.backends.native import choose_schedules, write_network
 from compile.graph import (
     ACTIVATIONS,
     AdaptivePool,
+    Attention,
     Concat,
     Conv,
     Elementwise,
     Graph,
     LayerNorm,
     Mean,
+    Move,
     Node,
     Pool,
     Resize,
@@ -182,6 +184,35 @@ def add_layer_norm(case: Case, output: str) -> None:
     case.put(LayerNorm(output, source, case.normal(channels), case.normal(channels), 0.1), case.shapes[source])
 
 
+def add_move(case: Case, output: str) -> None:
+    """Any pixels of some of the channels, some of them nowhere, in a map of another size."""
+    source = case.value()
+    channels, height, width = case.shapes[source]
+    first, size = case.number(0, channels - 1), (case.number(1, 9), case.number(1, 9))
+    positions = case.random.integers(-1, height * width, size[0] * size[1])
+    shape = (case.number(1, channels - first), *size)
+    shift = case.normal(*shape) if case.pick(True, False) else None
+    case.put(Move(output, source, first, positions, shift), shape)
+
+
+def add_attention(case: Case, output: str) -> None:
+    """Queries, keys and values from maps of one size, at any channels of them."""
+    names = [case.value()]
+    same = [name for name, shape in case.shapes.items() if shape[1:] == case.shapes[names[0]][1:]]
+    names += [case.value(*same), case.value(*same)]
+    channels = [case.shapes[name][0] for name in names]
+    _, height, width = case.shapes[names[0]]
+    heads = case.number(1, min(2, *channels))
+    sizes = case.number(1, min(channels[:2]) // heads), case.number(1, channels[2] // heads)
+    used = (sizes[0], sizes[0], sizes[1])
+    first = tuple(case.number(0, count - heads * size) for count, size in zip(channels, used, strict=True))
+    bias = case.normal(case.pick(1, height), case.pick(1, heads), width, width) if case.pick(True, False) else None
+    scale = case.normal(heads) / np.float32(4)
+    # a large epsilon: a short vector's direction would have no digits in torch either
+    node = Attention(output, *names, first, sizes, scale, bias, case.pick(None, 0.5))
+    case.put(node, (heads * sizes[1], height, width))
+
+
 def add_block(case: Case, output: str) -> None:
     """A convolution with what may follow it in its epilogue."""
     add_conv(case, f"{output}_conv", keep=case.pick(True, True, False))
@@ -198,7 +229,8 @@ def add_block(case: Case, output: str) -> None:
 
 ADD = (
     *(add_block, add_block, add_block, add_conv, add_pool, add_adaptive_pool, add_mean, add_activation),
-    *(add_pair, add_excitation, add_concat, add_concat, add_layer_norm, add_resize),
+    *(add_pair, add_excitation, add_concat, add_concat, add_layer_norm, add_resize, add_move, add_attention),
+    add_attention,
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -64,6 +65,16 @@ def test_a_tuned_artifact_agrees_with_torch_and_says_what_was_measured(compiler:
     known = tuning_cache.read()
     assert len(known.schedules) == 2
     assert all("measured" in schedule.reason for schedule in known.schedules.values())
+
+
+def test_what_the_others_took_is_told_by_the_round_that_both_ran_in() -> None:
+    plan = plan_of(two_layers(), (3, 13, 11))
+    one = next(iter(options(plan, isa_for("native"), L1).values()))[0]
+    dense, stream, block = (
+        msgspec.structs.replace(one, format=name) for name in ("dense", "offset_stream", "block_stream")
+    )
+    text = tune._measured(stream, {stream: 0.04, block: 0.05}, {stream: 0.02, block: 0.021, dense: 0.03})
+    assert text == "measured 0.040 ms, block_stream 1.25x, dense 1.50x"
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

@@ -206,7 +206,7 @@ def test_no_shape_in_a_step_depends_on_data(method: str, plan: str) -> None:
     with FakeTensorMode():
         model = Ragged()
         pruner = st3.attach(model, PLANS[plan], method)
-        for progress in (0.1, 0.3, 0.6, 1.0):
+        for progress in (0.3, 1.0):  # in the ramp, and where it has ended
             model(torch.empty(4, 3, 9, 9)).sum().backward()
             pruner.adjust_gradients()
             pruner.aim(progress)
@@ -227,7 +227,7 @@ def test_masks_follow_from_the_weights_alone(method: str, plan: str) -> None:
 def test_a_sparse_model_is_traced_by_the_compiler_without_a_break(method: str, plan: str) -> None:
     torch._dynamo.reset()  # it gives up on a function that it has traced for many models
     torch.manual_seed(1)
-    model = Ragged()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(200, 7))
     pruner = st3.attach(model, PLANS[plan], method)
     pruner.step(1.0)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import json
 import os
@@ -35,6 +34,7 @@ from bench.serve.scenarios import (
 )
 from bench.serve.server import Server, wait_until
 from runtime.engine import load
+from runtime.serve.models import find
 from st3.cli import main
 
 pytest.importorskip("aiohttp", reason="the extra serve is not installed")
@@ -164,24 +164,6 @@ def test_slow_clients_are_hung_up_on_and_hold_up_nobody(server: Server) -> None:
             received += part
         assert received.startswith(b"HTTP/1.1 408") if number % 3 == 0 else not received
         connection.close()
-
-
-def test_who_asks_and_never_reads_is_hung_up_on(server: Server) -> None:
-    """However small each answer is: many of them fill what the kernel keeps, and then the connection stands still."""
-    before = server.log().count("did not read its answers")
-    with socket.socket() as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        deaf.connect((server.address.host, server.address.port))
-        deaf.settimeout(1.0)
-        with contextlib.suppress(OSError):  # it takes no more, or has hung up
-            while True:
-                deaf.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
-        wait_until("its end", lambda: server.log().count("did not read its answers") > before, 60.0)
-        deaf.settimeout(20.0)
-        with contextlib.suppress(ConnectionResetError):
-            while deaf.recv(1 << 20):
-                pass
-    assert infer(server).status == 200
 
 
 def test_connections_over_the_limit_are_told_so_and_the_rest_go_on(served: Path) -> None:
@@ -395,6 +377,10 @@ def test_mistakes_are_one_line(served: Path, arguments: list[str], words: str, m
     assert result.exit_code == 2
     assert words in result.output
     assert "Traceback" not in result.output
+
+
+def test_an_artifacts_own_name_is_one_part_of_a_path(compiled: Path) -> None:
+    assert list(find([(None, compiled), ("x", compiled)])) == ["dense-native-b1", "x"]
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, served: Path) -> None:

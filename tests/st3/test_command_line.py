@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from runtime.cli import main as runtime_main
+from runtime.errors import refused_by_system
 from st3 import cli
 
 
@@ -43,6 +45,12 @@ def test_what_the_machine_refuses_is_one_line(number: int, advice: str, monkeypa
     assert result.exit_code == 2
     assert result.output.startswith("Error: /some/file: is refused; ")
     assert advice in result.output
+
+
+def test_a_disk_that_fills_up_while_a_folder_is_copied(tmp_path: Path) -> None:
+    error = refused_by_system(shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")]))
+    assert str(error) == "No space left on device; make room, and run the command again"
+    assert refused_by_system(shutil.Error([("a", "b", "odd")])) is None
 
 
 def test_what_may_be_our_own_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,13 @@
 // x P(x^2) / Q(x^2) up to 3.92, beyond which it is 1 in float32. The coefficients are minimax fits of the relative error,
 // found by least squares with Lawson's weights in double precision: 3e-9 for exp, 2e-8 for erf, before rounding. With
 // float32 rounding exp is within 2e-7 and erf within 5e-7 of the exact value, relative; the tests hold them to that.
+// tanh: x + x^3 P(x^2) up to 0.625 (Cephes' tanhf), beyond which 1 - 2 / (1 + exp 2x) loses no digits.
 #pragma once
 #include "vector.h"
 
 namespace st3 {
 
-enum Activation { IDENTITY, RELU, RELU6, SILU, HARDSWISH, SIGMOID, HARDSIGMOID, GELU, GELU_TANH };
+enum Activation { IDENTITY, RELU, RELU6, SILU, HARDSWISH, SIGMOID, HARDSIGMOID, GELU, GELU_TANH, TANH };
 
 // Whether an activation takes a few instructions, so that it may stand unrolled behind every accumulator.
 constexpr bool cheap(Activation a) { return a == IDENTITY || a == RELU || a == RELU6; }
@@ -55,6 +56,17 @@ static inline vec erf(vec x) {
   return x > 3.92f ? splat(1.0f) : x < -3.92f ? splat(-1.0f) : inside;
 }
 
+static inline vec tanh(vec x) {
+  const vec t = x * x;
+  vec p = t * -5.70498872745e-3f + 2.06390887954e-2f;
+  p = p * t - 5.37397155531e-2f;
+  p = p * t + 1.33314422036e-1f;
+  p = p * t - 3.33332819422e-1f;
+  const vec size = x < 0.0f ? -x : x;
+  const vec far = 1.0f - 2.0f / (1.0f + exp(2.0f * size));
+  return size < 0.625f ? p * t * x + x : x < 0.0f ? -far : far;
+}
+
 template <Activation A>
 static inline vec activate(vec x) {
   if constexpr (A == RELU) return at_least(x, 0.0f);
@@ -66,6 +78,7 @@ static inline vec activate(vec x) {
   if constexpr (A == GELU) return x * 0.5f * (1.0f + erf(x * 0.707106781f));
   // (1 + tanh u) / 2 is 1 / (1 + exp(-2 u)), here with u = sqrt(2 / pi) (x + 0.044715 x^3)
   if constexpr (A == GELU_TANH) return x / (1.0f + exp(x * (-1.59576912f + x * x * -0.0713548163f)));
+  if constexpr (A == TANH) return tanh(x);
   return x;
 }
 

@@ -34,15 +34,18 @@ static inline void normalise(const char* x, char* y, const float* weight, const 
     }
 }
 
+// The columns [first, last) of a row; `first` is a multiple of WIDTH.
 template <class Step>
-static inline void normalise_row(const char* input, char* output, const float* weight, const float* bias, int row) {
+static inline void normalise_row(const char* input, char* output, const float* weight, const float* bias, int row, int first,
+                                 int last) {
   constexpr int WIDTH = 4, REST = Step::COLUMNS % WIDTH;
   const char* x = input + row * Step::X_ROW;
   char* y = output + row * Step::Y_ROW;
-  int column = 0;
-  for (; column + WIDTH <= Step::COLUMNS; column += WIDTH)
+  int column = first;
+  for (; column + WIDTH <= last; column += WIDTH)
     normalise<Step, WIDTH>(x + column * VECTOR, y + column * VECTOR, weight, bias);
-  if constexpr (REST != 0) normalise<Step, REST>(x + column * VECTOR, y + column * VECTOR, weight, bias);
+  if constexpr (REST != 0)
+    if (column < last) normalise<Step, REST>(x + column * VECTOR, y + column * VECTOR, weight, bias);
 }
 
 }  // namespace st3

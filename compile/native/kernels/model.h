@@ -2,7 +2,6 @@
 #pragma once
 #include <sys/mman.h>
 
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <new>
@@ -58,11 +57,11 @@ class Model {
 
   // Runs the batch; `step_ns`, where it is not null, must be zeroes and gets each step's mean time over the crews.
   int run(const float* input, float* const* outputs, uint64_t* step_ns) {
-    if (busy_.test_and_set(std::memory_order_acquire)) return BUSY;
+    if (busy_.exchange(true, __ATOMIC_ACQUIRE)) return BUSY;
     if (apart_) {
-      next_.store(0, std::memory_order_relaxed);
+      next_.store(0, __ATOMIC_RELAXED);
       team_.run([&](int thread) {
-        for (int group; (group = next_.fetch_add(1, std::memory_order_relaxed)) < Network::GROUPS;)
+        for (int group; (group = next_.fetch_add(1, __ATOMIC_RELAXED)) < Network::GROUPS;)
           run_group(0, thread, group, input, outputs, step_ns);
       });
       for (int i = 0; step_ns != nullptr && i < Network::STEPS; i++) step_ns[i] /= threads_;
@@ -72,7 +71,7 @@ class Model {
         team_.run([&](int thread) { run_group(thread, 0, group, input, outputs, thread == 0 ? step_ns : nullptr); });
       }
     }
-    busy_.clear(std::memory_order_release);
+    busy_.store(false, __ATOMIC_RELEASE);
     return DONE;
   }
 
@@ -100,8 +99,8 @@ class Model {
   const int threads_;
   const bool apart_;
   char** arenas_ = nullptr;
-  std::atomic<int> next_{0};
-  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+  Atomic<int> next_{0};
+  Atomic<bool> busy_{false};
 };
 
 template <class Network>

@@ -1,4 +1,5 @@
-// Data movement between layouts: gathers into a layout, halo exchange inside one, scatters out of one.
+// Data movement between layouts: gathers into a layout, halo exchange inside one, scatters out of one, and pixels that a
+// network itself puts in other places.
 #pragma once
 #include "vector.h"
 
@@ -40,6 +41,23 @@ template <class Tensor>
       vec value = __builtin_shuffle(load(base + edge->source), lane);
       store(base + edge->target, inside ? value : fill);
     }
+  }
+}
+
+// One output row of one channel: `index` holds for each float the offset of its pixel inside the input's channel, or -1 where
+// there is none, and `shift` what is added, for each channel, row and float.
+template <class Step>
+static inline void move_row(const char* input, char* output, const int32_t* index, const float* shift, int row,
+                            int channel) {
+  constexpr int FLOATS = Step::COLUMNS * LANES;
+  const float* in = reinterpret_cast<const float*>(input + channel * Step::X_CHANNEL);
+  float* to = reinterpret_cast<float*>(output + row * Step::Y_ROW + channel * Step::Y_CHANNEL);
+  const int32_t* line = index + static_cast<long>(row) * FLOATS;
+  const float* add = shift + (static_cast<long>(channel) * Step::ROWS + row) * FLOATS;
+#pragma GCC ivdep
+  for (int i = 0; i < FLOATS; i++) {
+    const float value = line[i] < 0 ? 0.0f : in[line[i]];
+    to[i] = Step::SHIFT ? value + add[i] : value;
   }
 }
 
