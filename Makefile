@@ -137,9 +137,10 @@ tables: | $(VENV)/ready
 test: $(VENV)/ready
 	$(VENV)/bin/pytest -n 2 --dist worksteal
 
-# the generated code under AddressSanitizer, UBSan and ThreadSanitizer, and on an emulated aarch64: some minutes
+# the generated code under AddressSanitizer, UBSan and ThreadSanitizer, on an emulated aarch64, and of 200 random graphs:
+# some minutes
 test-native: $(VENV)/ready
-	$(VENV)/bin/pytest -n 2 --dist worksteal tests/native -m "exhaustive or not exhaustive"
+	$(VENV)/bin/pytest -n 2 --dist worksteal tests/native tests/compile/test_random_graphs.py -m "exhaustive or not exhaustive"
 
 # dist/st3-*.whl, and dist/st3_runtime-*.whl with the runtime alone
 wheel: $(VENV)/ready

@@ -146,6 +146,8 @@ def read_records(path: Path, cut_off: bool = False) -> list[Record]:
     Raises:
         UserError: see ``read_measurements``.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the file in it, for instance {path / 'measurements.jsonl'}")
     if not path.is_file():
         raise UserError(f"{path} does not exist; `st3 bench` writes it")
     lines = path.read_bytes().split(b"\n")

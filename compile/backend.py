@@ -31,8 +31,8 @@ class Built(msgspec.Struct, frozen=True):
     """What a backend made: the engine that runs it, per layer its format and the reason, what a machine must have.
 
     ``facts`` are per layer what a GPU's artifact knows beyond that, ``proof`` the same of the whole network.
-    ``deviation`` is what was measured of the network as built: ``max|y - golden| / max|golden|``; ``None`` where a
-    float32 sum in another order is all that differs.
+    ``deviations`` are what was measured of the network as built: ``max|y - golden| / max|golden|`` of each output;
+    empty where a float32 sum in another order is all that differs.
     """
 
     engine: str
@@ -40,7 +40,7 @@ class Built(msgspec.Struct, frozen=True):
     requirements: Requirements
     facts: dict[str, LayerFacts] = {}
     proof: DeviceProof | None = None
-    deviation: float | None = None
+    deviations: tuple[float, ...] = ()
 
 
 class Effort(msgspec.Struct, frozen=True):

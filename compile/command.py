@@ -40,11 +40,12 @@ def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 @click.command("compile")
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for OUT/<source>/<backend>-b<N>.")
+@click.option("--target", default="cpu", show_default=True, help=f"Device to compile for: {' or '.join(_TARGETS)}.")
 @click.option(
-    "--target", default="cpu", show_default=True, help=f"Device to compile for; there is {', '.join(_TARGETS)}."
-)
-@click.option(
-    "--backend", "backends", multiple=True, help="Backend; repeat for several.  [default: all that make sense]"
+    "--backend",
+    "backends",
+    multiple=True,
+    help="native, onnxruntime, inductor, tensorrt or torch_tensorrt; repeatable.  [default: see above]",
 )
 @click.option(
     "--batch-size",
@@ -59,9 +60,18 @@ def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 @click.option(
     "--dtype", help=f"Numbers to compute in; {', '.join(_DTYPES)} on a GPU.  [default: float32; cuda: float16]"
 )
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads that the engine uses by default.")
 @click.option(
-    "--isa", default="native", show_default=True, help="Instruction set for native: avx512, avx2, aarch64, portable."
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="CPU threads that the engine uses by default.",
+)
+@click.option(
+    "--isa",
+    default="native",
+    show_default=True,
+    help="Instruction set for native: avx512, avx2, aarch64 or portable; native is this machine's.",
 )
 @click.option(
     "--arch",
@@ -81,7 +91,7 @@ def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, 
     help="Of an ONNX file's pictures: its input is (x / 255 - mean) / std of pixels x. One number, or one per channel "
     "with commas (0.485,0.456,0.406).  [default: 0]",
 )
-@click.option("--std", callback=_numbers, help="See --mean.  [default: 1]")
+@click.option("--std", callback=_numbers, help="Of an ONNX file's pictures; see --mean.  [default: 1]")
 @click.option("--force", is_flag=True, help="Rebuild artifacts that are up to date.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def compile_(
@@ -117,7 +127,11 @@ def compile_(
         source_name,
         up_to_date,
     )
+    from compile.native.isa import isa_for
 
+    if target == "cpu":
+        isa_for(isa)  # a misspelt one must not merely leave native out
+    _refuse_one_name(sources, source_name)
     dtype = dtype or DEVICES.get(target, _DTYPES)[0]
     wanted = arch if target == "cuda" else isa
     for name in backends or ("inductor",):
@@ -139,6 +153,8 @@ def compile_(
             fresh = not force and up_to_date(source, artifact, threads, wanted, normalisation, target, dtype)
             if not fresh:
                 what = f"compiling {source.name} with {backend}, batch {','.join(map(str, sizes))}"
+                if not (console.is_terminal or as_json):  # nothing turns in a file or a pipe
+                    console.print(what, highlight=False, markup=False, soft_wrap=True)
                 with console.status(what) as status:
                     effort = Effort(tune, _teller(status, what))
                     artifact = lower(
@@ -158,6 +174,20 @@ def compile_(
                 click.echo(f"{artifact}  " + ("up to date" if fresh else f"compiled in {seconds:.1f} s"))
     if as_json:
         click.echo(msgspec.json.encode(made).decode())
+
+
+def _refuse_one_name(sources: tuple[Path, ...], name_of: Callable[[Path], str]) -> None:
+    """Two sources of one name would be built in one place, and the second would take the first one's."""
+    from runtime.errors import UserError
+
+    names: dict[str, Path] = {}
+    for source in sources:
+        other = names.setdefault(name_of(source), source)
+        if other.resolve() != source.resolve():
+            raise UserError(
+                f"{other} and {source} are both called {name_of(source)}, and their artifacts would be too; "
+                f"compile them with an --out each"
+            )
 
 
 def _teller(status: Status, what: str) -> Callable[[str], None]:

@@ -9,6 +9,8 @@ from runtime.data import sha256_of
 from runtime.errors import UserError
 from st3.checkpoint import INFO_FILE
 
+_WEIGHTS = (".pt", ".pth", ".safetensors", ".bin")
+
 
 def is_onnx(source: Path) -> bool:
     """Whether a path is an ONNX file's; ``False`` for a checkpoint's.
@@ -21,7 +23,8 @@ def is_onnx(source: Path) -> bool:
     if source.suffix == ".onnx" and source.is_file():
         return True
     what = "is no folder and does not end in .onnx" if source.exists() else "does not exist"
-    raise UserError(f"{source} {what}; give a checkpoint folder (st3 train) or an ONNX file")
+    weights = " (of a file of weights `st3 sparsify` makes one)" if source.suffix in _WEIGHTS else ""
+    raise UserError(f"{source} {what}; give a checkpoint folder (st3 train) or an ONNX file{weights}")
 
 
 def open_network(source: Path, batch_size: int, normalisation: Normalisation | None) -> tuple[Network, Origin]:

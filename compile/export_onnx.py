@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from runtime.errors import UserError
 
 
-def export_onnx(program: ExportedProgram, input_name: str, output_name: str) -> ModelProto:
+def export_onnx(program: ExportedProgram, input_name: str, output_names: Sequence[str]) -> ModelProto:
     """The model, weights inside.
 
     Raises:
@@ -27,7 +27,7 @@ def export_onnx(program: ExportedProgram, input_name: str, output_name: str) -> 
         with warnings.catch_warnings(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
             warnings.simplefilter("ignore")  # the exporter warns of its own internals, which no user can change
             made = torch.onnx.export(
-                program, input_names=[input_name], output_names=[output_name], dynamo=True, verbose=False
+                program, input_names=[input_name], output_names=list(output_names), dynamo=True, verbose=False
             )
     except torch.onnx.errors.OnnxExporterError as error:
         first = str(error).strip().splitlines()[0]

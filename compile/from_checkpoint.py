@@ -10,8 +10,9 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves
 
-from compile.capture import capture
+from compile.capture import capture, check_outputs
 from compile.export_onnx import export_onnx
 from compile.from_torch import read_graph
 from compile.graph import Graph
@@ -21,15 +22,19 @@ from runtime.artifact import Lineage
 from runtime.data import sha256_of
 from st3.checkpoint import INFO_FILE, load_checkpoint
 
+INPUT = "input"
+"""What an artifact calls the pictures of a checkpoint's network."""
+
 
 @final
 class TorchNetwork(Network):
     """An exported program. What is built is the captured one; what answers is the program as it was."""
 
     def __init__(self, program: ExportedProgram, shape: tuple[int, int, int], batch_size: int) -> None:
-        super().__init__((batch_size, *shape), "input", "output")
-        self._program = program
-        self._captured = capture(program, shape, batch_size)
+        captured = capture(program, shape, batch_size)
+        super().__init__((batch_size, *shape), INPUT, captured.outputs)
+        check_outputs(captured, INPUT)
+        self._program, self._captured = program, captured
 
     def graph(self) -> Graph:
         """See ``Network.graph``."""
@@ -39,15 +44,15 @@ class TorchNetwork(Network):
         """See ``Network.layers``; batch normalisation is folded."""
         return read_layers(self._captured)
 
-    def answer(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def answer(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """See ``Network.answer``; unfolded, in torch."""
         with torch.no_grad():
-            result: NDArray[np.float32] = self._program.module()(torch.from_numpy(inputs)).numpy()
-        return result
+            answer = self._program.module()(torch.from_numpy(inputs))
+        return tuple(output.numpy() for output in tree_leaves(answer))
 
     def write_onnx(self, path: Path) -> None:
         """See ``Network.write_onnx``; torch's exporter writes it."""
-        onnx.save(export_onnx(self._captured.program, self.input_name, self.output_name), path)
+        onnx.save(export_onnx(self._captured.program, self.input_name, self.output_names), path)
 
     def program(self) -> ExportedProgram:
         """See ``Network.program``."""

@@ -41,7 +41,7 @@ def read_graph(file: OnnxFile, batch_size: int) -> Graph:
     made = {output: node for node in nodes for output in node.output}
     found = {node.output[0]: find_normalisation(node, made, constants, file.opset) for node in nodes}
     patterns = {output: pattern for output, pattern in found.items() if pattern is not None}
-    live, users = _live(nodes, patterns, file.output_name)
+    live, users = _live(nodes, patterns, file.output_names)
     state = Import(file.opset, batch_size, file.batch, users)
     state.constants = constants
     state.shapes[file.input_name] = file.shape
@@ -51,13 +51,21 @@ def read_graph(file: OnnxFile, batch_size: int) -> Graph:
             read_normalisation(state, node, patterns[node.output[0]])
         else:
             _read(state, node)
-    view = state.view(file.output_name)
+    results = [_result(state, file, name) for name in file.output_names]
+    return fold_affine(Graph(file.input_name, results[0], tuple(state.nodes), state.shapes, tuple(results[1:])))
+
+
+def _result(state: Import, file: OnnxFile, name: str) -> str:
+    """The value that an output is."""
+    if name in state.constants:
+        raise UserError(f"{file.path} returns {name!r}, which is constant; cut it off (onnx.utils.extract_model)")
+    view = state.view(name)
     if not state.in_order(view):
         raise UserError(
-            f"{file.path}: the answer {file.output_name!r} is a map whose axes were moved; st3 returns maps with the "
+            f"{file.path}: the answer {name!r} is a map whose axes were moved; st3 returns maps with the "
             f"channels first: leave the last Transpose out (onnx.utils.extract_model)"
         )
-    return fold_affine(Graph(file.input_name, view.value, tuple(state.nodes), state.shapes))
+    return view.value
 
 
 def _read(state: Import, node: NodeProto) -> None:
@@ -108,10 +116,10 @@ def _fold_constants(nodes: Iterable[NodeProto], constants: dict[str, NDArray[Any
 
 
 def _live(
-    nodes: Sequence[NodeProto], patterns: dict[str, Normalisation], output: str
+    nodes: Sequence[NodeProto], patterns: dict[str, Normalisation], outputs: Sequence[str]
 ) -> tuple[list[NodeProto], Counter[str]]:
-    """The nodes that the answer needs, in order, and how often they read each value."""
-    users: Counter[str] = Counter([output])
+    """The nodes that the answers need, in order, and how often they read each value."""
+    users: Counter[str] = Counter(outputs)
     live = []
     for node in reversed(nodes):
         if any(name in users for name in node.output):

@@ -21,24 +21,24 @@ def read_graph(captured: Captured) -> Graph:
     """
     state = Import(captured.module, captured.input_shape[0])
     last_use = {source: node for node in captured.module.graph.nodes for source in node.all_input_nodes}
-    names = {"input": "", "output": ""}
+    given, results = "", list[str]()
     for node in captured.module.graph.nodes:
         if node.op == "placeholder":
-            names["input"] = node.name
+            given = node.name
             state.input(node, captured.input_shape[1:])
         elif node.op in ("get_attr", "call_function") and (node.users or _in_place(node)):
             if not constant(state, node):
                 _read_call(state, node)
             _forget(state, node, last_use)
         elif node.op == "output":
-            result = node.args[0]
-            view = state.view(result[0] if isinstance(result, (tuple, list)) else result)
-            if not in_order(view.dims) or view.dims[0] != (0,):
-                raise UserError(
-                    f"the network's result {view.name!r} is a permuted map; the native backend has (C, H, W)"
-                )
-            names["output"] = view.name
-    return Graph(names["input"], names["output"], tuple(state.nodes), state.shapes)
+            for name, result in zip(captured.outputs, node.args[0], strict=True):
+                view = state.view(result)
+                if not in_order(view.dims) or view.dims[0] != (0,):
+                    raise UserError(
+                        f"the network's result {name!r} is a permuted map; the native backend has (C, H, W)"
+                    )
+                results.append(view.name)
+    return Graph(given, results[0], tuple(state.nodes), state.shapes, tuple(results[1:]))
 
 
 def _forget(state: Import, node: fx.Node, last_use: dict[fx.Node, fx.Node]) -> None:

@@ -164,12 +164,22 @@ Node: TypeAlias = "Conv | Pool | AdaptivePool | Mean | Resize | Elementwise | Co
 
 
 class Graph(msgspec.Struct, frozen=True):
-    """Nodes in execution order; ``shapes`` has every value, the input included."""
+    """Nodes in execution order; ``shapes`` has every value, the input included.
+
+    ``more_outputs`` are the results after the first one, ``output``; ``outputs`` are all. A value may be among them
+    more than once, and others may read it.
+    """
 
     input: str
     output: str
     nodes: tuple[Node, ...]
     shapes: dict[str, Shape]
+    more_outputs: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The values that are returned, in order."""
+        return (self.output, *self.more_outputs)
 
 
 def reads(node: Node) -> tuple[str, ...]:

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from compile.backend import AS_MODELLED, Built, Effort, LayerFacts, backend_names, find_backend
 from compile.entrance import is_onnx, open_network, source_digest
 from compile.network import Network, Normalisation, Origin
 from runtime.artifact import (
+    GOLDEN_INPUTS,
     SCHEMA_VERSION,
     LayerEntry,
     Manifest,
     Target,
     TensorSpec,
     Tolerance,
+    golden_output,
     list_files,
     open_artifact,
     write_manifest,
@@ -83,10 +84,10 @@ def lower(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        output = _write_golden(part / "golden", network)
+        outputs = _write_golden(part, network)
         built = backend.build(network, target, part, effort)
         name = f"{source_name(source)}/{final.name}"
-        write_manifest(part, _manifest(name, backend_name, built, network, origin, target, output, part))
+        write_manifest(part, _manifest(name, backend_name, built, network, origin, target, outputs, part))
         if final.exists():
             shutil.rmtree(final)
         part.rename(final)
@@ -181,14 +182,17 @@ def _knows(backend_name: str, wanted: str, device: str) -> bool:
     return True
 
 
-def _write_golden(folder: Path, network: Network) -> NDArray[np.float32]:
-    """Inputs like normalised pictures, and what the network as it was given answers."""
+def _write_golden(folder: Path, network: Network) -> list[TensorSpec]:
+    """Inputs like normalised pictures, and what the network as it was given answers; what that consists of."""
     inputs = np.random.default_rng(_GOLDEN_SEED).standard_normal(network.input_shape).astype(np.float32)
     outputs = network.answer(inputs)
-    folder.mkdir()
-    np.save(folder / "inputs.npy", inputs, allow_pickle=False)
-    np.save(folder / "outputs.npy", outputs, allow_pickle=False)
-    return outputs
+    (folder / GOLDEN_INPUTS).parent.mkdir()
+    np.save(folder / GOLDEN_INPUTS, inputs, allow_pickle=False)
+    for index, output in enumerate(outputs):
+        np.save(folder / golden_output(index), output, allow_pickle=False)
+    return [
+        TensorSpec(name, output.shape, "float32") for name, output in zip(network.output_names, outputs, strict=True)
+    ]
 
 
 def _manifest(
@@ -198,7 +202,7 @@ def _manifest(
     network: Network,
     origin: Origin,
     target: Target,
-    output: NDArray[np.float32],
+    outputs: list[TensorSpec],
     folder: Path,
 ) -> Manifest:
     versions = origin.lineage.versions | {"compiled_with_python": platform.python_version()}
@@ -210,15 +214,23 @@ def _manifest(
         target=target,
         lineage=msgspec.structs.replace(origin.lineage, versions=versions),
         input=TensorSpec(network.input_name, network.input_shape, "float32"),
-        output=TensorSpec(network.output_name, output.shape, "float32"),
+        output=outputs[0],
         classes=origin.classes,
         preprocessing=origin.preprocessing,
         layers=_layer_table(built, network, origin.patterns),
-        tolerance=Tolerance(TOLERANCE if built.deviation is None else max(TOLERANCE, MARGIN * built.deviation)),
+        tolerance=_tolerance(built),
         requirements=built.requirements,
         files=list_files(folder),
         proof=built.proof,
+        more_outputs=tuple(outputs[1:]),
     )
+
+
+def _tolerance(built: Built) -> Tolerance:
+    if not built.deviations:
+        return Tolerance(TOLERANCE)
+    first, *more = (max(TOLERANCE, MARGIN * deviation) for deviation in built.deviations)
+    return Tolerance(first, tuple(more))
 
 
 def _layer_table(built: Built, network: Network, patterns: dict[str, str]) -> tuple[LayerEntry, ...]:

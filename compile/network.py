@@ -15,6 +15,7 @@ from compile.layers import Layer
 from runtime.artifact import Lineage
 from runtime.data import Preprocessing
 from runtime.errors import UserError
+from runtime.manifest import MAX_OUTPUTS
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -47,10 +48,12 @@ class Normalisation(msgspec.Struct, frozen=True):
 class Network(ABC):
     """A network in inference form. ``input_shape`` is ``(B, C, H, W)``; the names are those of the manifest."""
 
-    def __init__(self, input_shape: tuple[int, int, int, int], input_name: str, output_name: str) -> None:
+    def __init__(self, input_shape: tuple[int, int, int, int], input_name: str, output_names: tuple[str, ...]) -> None:
+        if len(output_names) > MAX_OUTPUTS:
+            raise UserError(f"the network has {len(output_names)} outputs, an artifact has at most {MAX_OUTPUTS}")
         self.input_shape = input_shape
         self.input_name = input_name
-        self.output_name = output_name
+        self.output_names = output_names
 
     @abstractmethod
     def graph(self) -> Graph:
@@ -61,8 +64,8 @@ class Network(ABC):
         """Every convolution and linear layer in execution order."""
 
     @abstractmethod
-    def answer(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the network as it was given says to one batch."""
+    def answer(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """What the network as it was given says to one batch: each output, in the order of the names."""
 
     @abstractmethod
     def write_onnx(self, path: Path) -> None:

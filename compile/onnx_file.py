@@ -1,4 +1,4 @@
-"""Opens an ONNX file: one picture tensor in, one tensor out, a known opset, and its digest with external weights."""
+"""Opens an ONNX file: one picture tensor in, tensors out, a known opset, and its digest with external weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OnnxFile(msgspec.Struct, frozen=True):
     model: ModelProto
     opset: int
     input_name: str
-    output_name: str
+    output_names: tuple[str, ...]
     shape: tuple[int, int, int]
     batch: int | None
 
@@ -33,7 +33,7 @@ def read_onnx(path: Path) -> OnnxFile:
     """Read a file whole, external weights included.
 
     Raises:
-        UserError: the file is damaged, of another opset, or not a network from one picture to one answer.
+        UserError: the file is damaged, of another opset, or not a network of one picture.
     """
     try:
         model = onnx.load(path)
@@ -55,14 +55,20 @@ def read_onnx(path: Path) -> OnnxFile:
     weights = {tensor.name for tensor in model.graph.initializer}
     weights |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) != 1 or len(model.graph.output) != 1:
-        names = [value.name for value in inputs], [value.name for value in model.graph.output]
+    outputs = [value.name for value in model.graph.output]
+    given = [value.name for value in inputs]
+    if len(given) != 1 or not outputs:
         raise UserError(
-            f"{path} takes {names[0]} and returns {names[1]}; st3 compiles networks with one picture tensor in and one "
-            f"tensor out; cut the others off (onnx.utils.extract_model)"
+            f"{path} takes {given} and returns {outputs}; st3 compiles networks with one picture tensor in; cut the "
+            f"others off (onnx.utils.extract_model)"
         )
+    for name in outputs:
+        is_weight, twice = name in weights, outputs.count(name) > 1
+        if is_weight or twice or name in given:
+            what = "twice" if twice else "which is a weight" if is_weight else "which is the input"
+            raise UserError(f"{path} returns {name!r} {what}; cut it off (onnx.utils.extract_model)")
     batch, shape = _picture(path, inputs[0])
-    return OnnxFile(path, model, opset, inputs[0].name, model.graph.output[0].name, shape, batch)
+    return OnnxFile(path, model, opset, inputs[0].name, tuple(outputs), shape, batch)
 
 
 def digest_of(path: Path) -> str:

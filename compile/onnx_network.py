@@ -28,7 +28,7 @@ class OnnxNetwork(Network):
     """A file and its graph for a batch size."""
 
     def __init__(self, file: OnnxFile, batch_size: int) -> None:
-        super().__init__((batch_size, *file.shape), file.input_name, file.output_name)
+        super().__init__((batch_size, *file.shape), file.input_name, file.output_names)
         self._file = file
         self._graph = read_graph(file, batch_size)
         self._layers = graph_layers(self._graph)
@@ -41,7 +41,7 @@ class OnnxNetwork(Network):
         """See ``Network.layers``; batch normalisation is folded."""
         return self._layers
 
-    def answer(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def answer(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """See ``Network.answer``; a file with a fixed batch is run as often as it takes, the last time with zeros."""
         size = self._file.batch or len(inputs)
         results = []
@@ -49,8 +49,9 @@ class OnnxNetwork(Network):
             batch = np.zeros((size, *inputs.shape[1:]), np.float32)
             part = inputs[start : start + size]
             batch[: len(part)] = part
-            results.append(_run(self._file.path, str(self._file.path), self, batch)[: len(part)])
-        return np.concatenate(results)
+            answers = _run(self._file.path, str(self._file.path), self, batch)
+            results.append([answer[: len(part)] for answer in answers])
+        return tuple(np.concatenate(output) for output in zip(*results, strict=True))
 
     def write_onnx(self, path: Path) -> None:
         """See ``Network.write_onnx``; the file itself, its batch fixed to this network's and weights inside.
@@ -64,11 +65,8 @@ class OnnxNetwork(Network):
             inputs = np.random.default_rng(0).standard_normal(self.input_shape).astype(np.float32)
             expected = self.answer(inputs)
             try:
-                result = _run(file.path, model.SerializeToString(), self, inputs)
-                same = (
-                    result.shape == expected.shape
-                    and np.abs(result - expected).max() <= _CLOSE * np.abs(expected).max()
-                )
+                results = _run(file.path, model.SerializeToString(), self, inputs)
+                same = all(map(_close, results, expected))
             except UserError:
                 same = False
             if not same:
@@ -93,7 +91,7 @@ def with_batch(file: OnnxFile, batch_size: int) -> ModelProto:
     graph = model.graph
     del graph.value_info[:]
     for value in (*graph.input, *graph.output):
-        if value.name in (file.input_name, file.output_name) and value.type.tensor_type.shape.dim:
+        if value.name in (file.input_name, *file.output_names) and value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_value = batch_size
     if file.batch in (None, batch_size):
         return model
@@ -140,13 +138,19 @@ def open_onnx(path: Path, batch_size: int, normalisation: Normalisation) -> tupl
         checkpoint_sha256=digest_of(path),
         versions={"opset": str(file.opset), **producer},
     )
-    shape = network.graph().shapes[network.graph().output]
-    answers = shape[0] if shape[1:] == (1, 1) else 0
+    graph = network.graph()
+    shape = graph.shapes[graph.output]
+    answers = shape[0] if shape[1:] == (1, 1) and not graph.more_outputs else 0
     patterns = {layer.name: "dense" if np.all(layer.weight) else "unstructured" for layer in network.layers()}
     return network, Origin(lineage, tuple(map(str, range(answers))), normalisation.of(file.shape), patterns)
 
 
-def _run(path: Path, model: str | bytes, network: Network, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _close(result: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
+    same_shape = result.shape == expected.shape
+    return same_shape and bool(np.abs(result - expected).max() <= _CLOSE * np.abs(expected).max())
+
+
+def _run(path: Path, model: str | bytes, network: Network, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     """One run in ONNX Runtime of the file at ``path``, or of a model made from it."""
     import onnxruntime
 
@@ -154,10 +158,10 @@ def _run(path: Path, model: str | bytes, network: Network, inputs: NDArray[np.fl
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        (result,) = session.run([network.output_name], {network.input_name: inputs})
+        results = session.run(list(network.output_names), {network.input_name: inputs})
     except Exception as error:  # ONNX Runtime raises a class of its own for each status code
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"ONNX Runtime {onnxruntime.__version__}, which gives the reference answers, cannot run {path}: {first}"
         ) from error
-    return np.asarray(result, np.float32)
+    return [np.asarray(result, np.float32) for result in results]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 WEIGHT_MAGIC = b"ST3WGT01"
 WEIGHT_HEADER = struct.Struct("<8sQQ")
 """What a weight file begins with: the magic, a number that ties it to its library, its length in bytes."""
@@ -31,14 +31,19 @@ _PROFILE: Signatures = {
     "st3_step_count": (_I32, []),
 }
 _LENGTHS: Signatures = {"st3_input_floats": (_U64, []), "st3_output_floats": (_U64, [])}
+_OUTPUTS: Signatures = {"st3_output_count": (_I32, []), "st3_output_floats": (_U64, [_I32])}
 
 SIGNATURES: dict[int, Signatures] = {
     1: _FIRST,
     2: _FIRST | _PROFILE,
-    ABI_VERSION: _FIRST | _PROFILE | _LENGTHS,
+    3: _FIRST | _PROFILE | _LENGTHS,
+    ABI_VERSION: _FIRST | _PROFILE | _LENGTHS | _OUTPUTS,
 }
 """Result and argument types of each function, by the version that exports it: 2 times steps, 3 says how many numbers a
-batch has. ``compile/native/kernels/model.h`` defines them."""
+batch has, 4 has several outputs: what 1 to 3 call the output is there a list of pointers, one for each.
+``compile/native/kernels/model.h`` defines them."""
+
+LISTS_OUTPUTS = 4  # the first version that does
 
 
 def batch_folder(batch_size: int) -> str:

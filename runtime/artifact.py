@@ -6,7 +6,7 @@ An artifact is a folder::
     payload/             what the engine loads: an ONNX file, a .pt2 package, or payload/b<N>/ with a shared library and
                          packed weights for each batch size
     golden/inputs.npy    inputs with which the compiler built the reference
-    golden/outputs.npy   what the checkpoint itself answered to them
+    golden/outputs.npy   what the checkpoint itself answered to them; further outputs in outputs-1.npy and so on
     manifest.sig         a signature of manifest.json, where somebody signed it
 
 ``docs/artifact.md`` says what a new schema may change and who reads what.
@@ -22,7 +22,7 @@ import msgspec
 
 from runtime import files, npy, strict_json
 from runtime.data import sha256_of
-from runtime.errors import ArtifactError
+from runtime.errors import ArtifactError, UserError
 from runtime.manifest import SCHEMA_VERSION as SCHEMA_VERSION  # what an artifact is made of comes from here as well
 from runtime.manifest import DeviceProof as DeviceProof
 from runtime.manifest import FileEntry as FileEntry
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MANIFEST = "manifest.json"
+GOLDEN_INPUTS = "golden/inputs.npy"
 _AGAIN = "copy or compile the artifact again"
 
 
@@ -110,7 +111,9 @@ def open_artifact(folder: Path, verify: bool = True, trust: Trust | None = None)
     try:
         raw = files.beginning(folder, MANIFEST, strict_json.LIMIT_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError, files.NotPlainFileError) as error:
-        raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST}; `st3 compile` makes one") from error
+        raise ArtifactError(
+            f"{folder} is no artifact: {files.what_instead(folder, MANIFEST, 'st3 compile')}"
+        ) from error
     except OSError as error:
         raise _refusal(folder / MANIFEST, error) from error
     digest = hashlib.sha256(raw).hexdigest()
@@ -123,8 +126,8 @@ def open_artifact(folder: Path, verify: bool = True, trust: Trust | None = None)
             files.compare(folder, name, entry.size_bytes, entry.sha256 if verify else None)
         except (OSError, ValueError) as error:
             raise _refusal(folder / name, error) from error
-    _check_golden(folder, "golden/inputs.npy", manifest.input, manifest.files["golden/inputs.npy"].size_bytes)
-    _check_golden(folder, "golden/outputs.npy", manifest.output, manifest.files["golden/outputs.npy"].size_bytes)
+    for name, spec in _golden_files(manifest):
+        _check_golden(folder, name, spec, manifest.files[name].size_bytes)
     _check_unlisted(folder, manifest)
     return Artifact(folder=folder, manifest=manifest, digest=digest, verified=verify, trusted=trust.demanded)
 
@@ -161,6 +164,15 @@ def artifact_folders(path: Path) -> list[Path]:
     return [manifest.parent for manifest in sorted(path.rglob(MANIFEST)) if not manifest.parent.name.startswith(".")]
 
 
+def find_artifacts(path: Path) -> list[Path]:
+    """The same; raises ``UserError`` where there are none."""
+    found = artifact_folders(path)
+    if not found:
+        absent = "" if path.exists() else ", which does not exist"
+        raise UserError(f"there is no artifact at or below {path}{absent}; `st3 compile` makes one")
+    return found
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` whole or not at all; it is the last file that a compiler writes."""
     part = folder / (MANIFEST + ".part")
@@ -187,11 +199,21 @@ def _check_names(folder: Path, manifest: Manifest) -> None:
         parts = name.split("/")
         if "\\" in name or not name.isprintable() or any(part in ("", ".", "..") or len(part) > 200 for part in parts):
             raise ArtifactError(f"{folder / MANIFEST} names a file outside the artifact: {name[:200]!r}; do not use it")
-    for name in ("golden/inputs.npy", "golden/outputs.npy"):
+    for name, _ in _golden_files(manifest):
         if name not in manifest.files:
             raise ArtifactError(f"{folder / MANIFEST} does not list {name}; {_AGAIN}")
     if not any(name.startswith("payload/") for name in manifest.files):
         raise ArtifactError(f"{folder / MANIFEST} lists no payload; {_AGAIN}")
+
+
+def golden_output(index: int) -> str:
+    """The file that holds what the checkpoint itself answered by its output of that number."""
+    return f"golden/outputs-{index}.npy" if index else "golden/outputs.npy"
+
+
+def _golden_files(manifest: Manifest) -> list[tuple[str, TensorSpec]]:
+    outputs = [(golden_output(index), spec) for index, spec in enumerate(manifest.outputs)]
+    return [(GOLDEN_INPUTS, manifest.input), *outputs]
 
 
 def _check_golden(folder: Path, name: str, spec: TensorSpec, size: int) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runtime.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -35,14 +37,30 @@ def padded(batch: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 
 def run_all(engine: Engine, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs of any number of pictures through any engine; one of a fixed batch size runs as often as it takes."""
-    spec, output = engine.artifact.manifest.input, engine.artifact.manifest.output
-    if engine.any_batch_size:
-        return engine.run({spec.name: pictures})[output.name]
+    """The one output for any number of pictures through any engine; ``run_outputs`` is for those that have several.
+
+    Raises:
+        UserError: the artifact has several outputs, or as for ``Engine.run``.
+    """
+    outputs = engine.artifact.manifest.outputs
+    if len(outputs) > 1:
+        names = ", ".join(repr(spec.name) for spec in outputs)
+        raise UserError(f"{engine.artifact.manifest.name} has several outputs ({names}): call run_outputs")
+    return run_outputs(engine, pictures)[outputs[0].name]
+
+
+def run_outputs(engine: Engine, pictures: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """All outputs by name for any number of pictures; an engine of a fixed batch size runs as often as it takes."""
+    spec = engine.artifact.manifest.input
+    if engine.any_batch_size or len(pictures) == spec.shape[0]:
+        return engine.run({spec.name: pictures})
     size = spec.shape[0]
-    result = np.empty((len(pictures), *output.shape[1:]), np.float32)
+    results = {
+        out.name: np.empty((len(pictures), *out.shape[1:]), np.float32) for out in engine.artifact.manifest.outputs
+    }
     for start in range(0, len(pictures), size):
         batch = pictures[start : start + size]
         whole = batch if len(batch) == size else padded(batch, size)
-        result[start : start + size] = engine.run({spec.name: whole})[output.name][: len(batch)]
-    return result
+        for name, answer in engine.run({spec.name: whole}).items():
+            results[name][start : start + size] = answer[: len(batch)]
+    return results

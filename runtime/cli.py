@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtime.errors import UserError
+from runtime.errors import UserError, refused_by_system
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads us has seen enough
         sys.stderr.close()
         return 1
+    except OSError as error:
+        refusal = refused_by_system(error)
+        if refusal is None:
+            raise
+        print(f"Error: {refusal}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)  # noqa: T201
+        return 130
     assert isinstance(status, int)
     return status
 
@@ -66,7 +75,7 @@ def say_json(data: object) -> None:
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Adds ``--require-digest`` and ``--require-signature``."""
-    parser.add_argument("--require-digest", metavar="sha256:HEX", help="refuse any artifact but that of this digest")
+    parser.add_argument("--require-digest", metavar="sha256:HEX", help="refuse all artifacts but this; commas between")
     parser.add_argument(
         "--require-signature",
         type=Path,
@@ -117,7 +126,9 @@ def _add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="folders, which are searched")
+    parser.add_argument(
+        "artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="artifacts, or folders that are searched"
+    )
     _add_threads(parser)
     add_trust(parser)
     _add_json(parser)
@@ -144,18 +155,21 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="INPUT",
-        help=".npy arrays of uint8 pictures or float32 tensors (C, H, W), or, with Pillow, picture files",
+        help=".npy arrays of uint8 pictures or float32 tensors (C, H, W), or, with Pillow, picture files, which are "
+        "resized and normalised as the test pictures were",
     )
     _add_threads(parser)
     parser.add_argument("--top", type=int, default=1, metavar="N", help="classes to print per picture (default: 1)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the raw outputs to this .npy file")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the raw outputs to this .npy file (several outputs: .npz)"
+    )
     add_trust(parser)
     _add_json(parser)
     parser.set_defaults(action=_run)
 
 
 def _run(given: argparse.Namespace) -> int:
-    from runtime.use import classify, line_of
+    from runtime.use import classify, lines_of
 
     if given.top < 1:
         raise UserError(f"--top must be 1 or more, got {given.top}")
@@ -171,8 +185,8 @@ def _run(given: argparse.Namespace) -> int:
     if given.json:
         say_json(rows)
         return 0
-    for index, row in enumerate(rows):
-        say(line_of(index, row))
+    for line in lines_of(given.inputs, rows):
+        say(line)
     return 0
 
 
@@ -194,9 +208,15 @@ def _inspect(given: argparse.Namespace) -> int:
 
 
 def _add_keygen(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--key", type=Path, default=Path("private.pem"), metavar="FILE", help="default: private.pem")
     parser.add_argument(
-        "--public-key", type=Path, default=Path("public.pem"), metavar="FILE", help="default: public.pem"
+        "--key", type=Path, default=Path("private.pem"), metavar="FILE", help="the private key (default: private.pem)"
+    )
+    parser.add_argument(
+        "--public-key",
+        type=Path,
+        default=Path("public.pem"),
+        metavar="FILE",
+        help="the public key (default: public.pem)",
     )
     parser.set_defaults(action=_keygen)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from runtime.use import check_each, classify, line_of
+from runtime.use import check_each, classify, lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     F = TypeVar("F", bound=Callable[..., Any])
 
-_THREADS = click.option("--threads", type=int, help="CPU threads.  [default: the artifact's]")
+_THREADS = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the artifact's]")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 _DIGEST = click.option("--require-digest", metavar="sha256:HEX", help="Refuse all artifacts but this; commas between.")
 _SIGNATURE = click.option(
@@ -64,7 +64,9 @@ def check(
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_THREADS
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="Classes to print per picture.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the raw outputs to this .npy file.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write the raw outputs to this .npy file (several outputs: .npz)."
+)
 @trust_options
 @_JSON
 def run(
@@ -77,10 +79,13 @@ def run(
     require_signature: Path | None,
     as_json: bool,
 ) -> None:
-    """Run ARTIFACT on INPUTS: picture files, or .npy arrays of uint8 pictures or float32 tensors (C, H, W)."""
+    """Run ARTIFACT on INPUTS: picture files, or .npy arrays of uint8 pictures or float32 tensors (C, H, W).
+
+    Picture files are resized and normalised as the pictures were that its accuracy was measured on.
+    """
     rows = classify(artifact, inputs, threads, top, out, require_digest, require_signature)
     if as_json:
         click.echo(msgspec.json.encode(rows).decode())
         return
-    for index, row in enumerate(rows):
-        click.echo(line_of(index, row))
+    for line in lines_of(inputs, rows):
+        click.echo(line)

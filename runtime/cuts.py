@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.batches import run_all
+from runtime.batches import run_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ def warm(engine: Engine) -> dict[int, float]:
         times = []
         for _ in range(_WARM_UPS):
             began = time.perf_counter()
-            run_all(engine, batch)
+            run_outputs(engine, batch)
             times.append((time.perf_counter() - began) * 1e3)
         run_ms[size] = min(times)
     return run_ms
@@ -50,14 +50,14 @@ def cheapest_cut(rows: int, run_ms: Mapping[int, float]) -> list[int]:
     return sorted(best[rows][1], reverse=True)
 
 
-def run_rows(engine: Engine, cut: list[int], rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs of the rows, run in batches of the sizes of ``cut``; ``(n, ...)``."""
+def run_rows(engine: Engine, cut: list[int], rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Each output of the rows, run in batches of the sizes of ``cut``; ``(n, ...)``, in the manifest's order."""
     parts = []
     start = 0
     for size in cut:
         batch = rows[start : start + size]
         if len(batch) < size:
             batch = np.concatenate([batch, np.zeros((size - len(batch), *rows.shape[1:]), np.float32)])
-        parts.append(run_all(engine, batch)[: len(rows) - start])
+        parts.append([output[: len(rows) - start] for output in run_outputs(engine, batch).values()])
         start += size
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return parts[0] if len(parts) == 1 else [np.concatenate(output) for output in zip(*parts, strict=True)]

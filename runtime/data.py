@@ -14,7 +14,7 @@ from runtime.errors import UserError
 from runtime.npy import read_npy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -86,15 +86,26 @@ class EvaluationSet(msgspec.Struct, frozen=True):
 
 
 def write_evaluation_set(
-    folder: Path,
+    folder: str | Path,
     name: str,
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     preprocessing: Preprocessing,
-    classes: tuple[str, ...],
+    classes: Sequence[str],
 ) -> EvaluationSet:
-    """Write ``images.npy``, ``labels.npy`` and, last, ``evaluation.json``: a set that has it is complete."""
+    """Write ``images.npy``, ``labels.npy`` and, last, ``evaluation.json``: a set that has it is complete.
+
+    Raises:
+        UserError: the folder holds a file of such a name that belongs to no evaluation set.
+    """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    foreign = [name for name in ("images.npy", "labels.npy") if (folder / name).exists()]
+    if foreign and not (folder / "evaluation.json").exists():
+        raise UserError(
+            f"{folder / foreign[0]} is there without an evaluation.json, so it may be yours; give another folder for "
+            "the evaluation set, or move the file"
+        )
     for stem, array in (("images", images), ("labels", labels.astype(np.int64))):
         part = folder / f"{stem}.npy.part"
         with part.open("wb") as stream:
@@ -104,7 +115,7 @@ def write_evaluation_set(
         schema_version=EVALUATION_SCHEMA,
         name=name,
         preprocessing=preprocessing,
-        classes=classes,
+        classes=tuple(classes),
         images_sha256=sha256_of(folder / "images.npy"),
         labels_sha256=sha256_of(folder / "labels.npy"),
     )

@@ -15,7 +15,7 @@ import runtime.engines
 from runtime.artifact import Artifact, open_artifact
 from runtime.errors import ArtifactError, UserError
 from runtime.machine import check_requirements
-from runtime.tensors import host_array, output_array
+from runtime.tensors import chosen, host_array, output_array
 from runtime.trust import trust_from
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ class Engine(ABC):
         Args:
             inputs: one array by the name, shape and dtype that ``artifact.manifest.input`` gives; its first length
                 may be another where ``any_batch_size``. A numpy array, or whatever has ``__dlpack__``.
-            out: by the output's name an array that the answer is written into.
+            out: by an output's name an array that it is written into; outputs that it does not name are fresh.
 
         Returns:
-            By the name of ``artifact.manifest.output`` one array with as many rows as the input: fresh, or ``out``'s
-            memory.
+            By the names of ``artifact.manifest.outputs``, in their order, an array each with as many rows as the
+            input: fresh, or ``out``'s memory.
 
         Raises:
             UserError: a name, shape or dtype is not the manifest's; ``out`` cannot be written into; the engine is
@@ -73,9 +73,9 @@ class Engine(ABC):
         self._begin()
         try:
             given = self.checked_input(inputs)
-            name, result = self.artifact.manifest.output.name, self._result(out, given)
-            self._compute(given, result)
-            return {name: result}
+            results = self._results(out, given)
+            self._compute(given, tuple(results.values()))
+            return results
         finally:
             self._running.release()
 
@@ -87,7 +87,7 @@ class Engine(ABC):
 
         Args:
             inputs: as for ``run``, in the memory of the GPU that the artifact was loaded on.
-            out: by the output's name a tensor of the GPU that the answer is written into.
+            out: by an output's name a tensor of the GPU that it is written into.
 
         Raises:
             UserError: the engine computes on the CPU, or as for ``run``.
@@ -144,8 +144,11 @@ class Engine(ABC):
         return shape[1:] == wanted[1:] and len(shape) == len(wanted) if self.any_batch_size else shape == wanted
 
     @abstractmethod
-    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
-        """Write the answers to ``given`` into ``result``; both are C-contiguous and of the manifest's shapes."""
+    def _compute(self, given: NDArray[np.float32], results: Sequence[NDArray[np.float32]]) -> None:
+        """Write each output for ``given`` into its place in ``results``, in the manifest's order.
+
+        All are C-contiguous and of the manifest's shapes, but for the number of rows.
+        """
 
     def _compute_on_device(self, inputs: Mapping[str, DLPack], out: Mapping[str, DLPack] | None) -> dict[str, DLPack]:
         """See ``run_on_device``; engines of a GPU have their own."""
@@ -163,14 +166,20 @@ class Engine(ABC):
             self._running.release()
             raise UserError("this engine was closed; load the artifact again")
 
-    def _result(self, out: Mapping[str, DLPack] | None, given: NDArray[np.float32]) -> NDArray[np.float32]:
-        spec = self.artifact.manifest.output
-        shape = (len(given), *spec.shape[1:])
-        if out is None:
-            return np.empty(shape, np.float32)
-        if set(out) != {spec.name}:
-            raise UserError(f"this artifact has one output named {spec.name!r}, got {sorted(map(str, out))}")
-        return output_array(out[spec.name], spec.name, shape, given)
+    def _results(self, out: Mapping[str, DLPack] | None, given: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """By name what each output is written into."""
+        outputs, rows = self.artifact.manifest.outputs, len(given)
+        wanted = chosen(out, [spec.name for spec in outputs])
+        taken = {"the input, which is still read": given}
+        results = {}
+        for spec in outputs:
+            shape = (rows, *spec.shape[1:])
+            if spec.name in wanted:
+                results[spec.name] = output_array(wanted[spec.name], spec.name, shape, taken)
+                taken[f"output {spec.name!r}"] = results[spec.name]
+            else:
+                results[spec.name] = np.empty(shape, np.float32)
+        return results
 
 
 def load(

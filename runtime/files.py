@@ -61,6 +61,8 @@ def opened(folder: Path, name: str) -> Iterator[int]:
     finally:
         os.close(at)
     try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):  # put there since it was looked at
+            raise NotPlainFileError(errno.EINVAL, "is no plain file", str(folder / name))
         yield handle
     finally:
         os.close(handle)
@@ -114,10 +116,24 @@ def compare(folder: Path, name: str, size_bytes: int, sha256: str | None) -> Non
         if sha256 is None:
             return
         digest = hashlib.sha256()
-        while block := os.read(handle, _BLOCK):
+        left = size  # a file that grows meanwhile would keep us for ever
+        while left and (block := os.read(handle, min(left, _BLOCK))):
             digest.update(block)
-    if digest.hexdigest() != sha256:
+            left -= len(block)
+    if left or digest.hexdigest() != sha256:
         raise ValueError("differs from its digest in the manifest")
+
+
+def what_instead(folder: Path, name: str, maker: str) -> str:
+    """What is where a folder with the file ``name`` was looked for: nothing, or such folders one or two levels down."""
+    if not folder.exists():
+        return f"there is no such folder; `{maker}` makes one"
+    if not folder.is_dir():
+        return f"it is no folder; `{maker}` makes one"
+    below = [path.parent for level in ("*", "*/*") for path in sorted(folder.glob(f"{level}/{name}"))]
+    if below:
+        return f"it has no {name}, but folders in it have; name one, for instance {below[0]}"
+    return f"it has no {name}; `{maker}` makes one"
 
 
 def load_library(content: NDArray[np.uint8], path: Path, private: bool) -> ctypes.CDLL:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from runtime.artifact import LayerEntry, Manifest
+    from runtime.artifact import LayerEntry, Manifest, TensorSpec
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -62,6 +62,7 @@ def _parts(folder: Path) -> tuple[list[str], list[str], list[list[str]]]:
         f"batch {' and '.join(map(str, target.sizes))}",
         f"from {lineage.recipe}: {lineage.method}, {lineage.pattern}, sparsity {lineage.sparsity:.4f}, "
         f"top-1 {'unknown' if lineage.accuracy is None else f'{lineage.accuracy:.4f}'}, commit {lineage.commit[:12]}",
+        f"takes {_tensor(manifest.input)}, answers with {', '.join(map(_tensor, manifest.outputs))}",
         f"MACs per picture: {manifest.macs_dense:,} dense, {manifest.macs_nonzero:,} non-zero",
     ]
     on_gpu = target.device == "cuda"
@@ -85,6 +86,10 @@ _GPU_COLUMNS: dict[str, Callable[[LayerEntry], str]] = {
     "error": lambda layer: _figure(layer.error, ".1e"),
     "kernels": lambda layer: ", ".join(layer.kernels) or "-",
 }
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return f"{spec.name} {'x'.join(map(str, spec.shape))}"
 
 
 def _figure(value: float | None, form: str) -> str:

@@ -9,14 +9,16 @@ import msgspec
 
 from runtime.data import Preprocessing
 
-SCHEMA_VERSION = 3
-"""2: Target.batch_sizes; a native payload has a folder per batch size. 3: what is proven of a GPU's layers."""
+SCHEMA_VERSION = 4
+"""2: Target.batch_sizes; a native payload has a folder per batch size. 3: what is proven of a GPU's layers.
+4: ``more_outputs`` and ``Tolerance.more``."""
 
 # a stranger's numbers have bounds, so that no sum of them overflows and no memory is asked for that cannot be meant
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 Length = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
 _Threads = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _MAX_ELEMENTS = 1 << 32  # of an input or output
+MAX_OUTPUTS = 64
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,9 +118,13 @@ class LayerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Largest allowed ``max|y - golden| / max|golden|`` when the golden inputs are replayed."""
+    """Largest allowed ``max|y - golden| / max|golden|`` when the golden inputs are replayed.
+
+    ``more`` are those of ``Manifest.more_outputs``; empty where ``relative`` holds for them too.
+    """
 
     relative: float
+    more: tuple[float, ...] = ()
 
 
 class Requirements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,7 +165,10 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """``manifest.json``. ``files`` lists every other file of the artifact by its relative POSIX path."""
+    """``manifest.json``. ``files`` lists every other file of the artifact by its relative POSIX path.
+
+    ``more_outputs`` are those after the first one, ``output``; ``outputs`` are all.
+    """
 
     schema_version: int
     name: str
@@ -176,13 +185,31 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     requirements: Requirements
     files: dict[str, FileEntry]
     proof: DeviceProof | None = None
+    more_outputs: tuple[TensorSpec, ...] = ()
 
     def __post_init__(self) -> None:
         batch = self.target.batch_size
-        if self.input.shape[0] != batch or self.output.shape[0] != batch:
+        for spec in (self.input, *self.outputs):
+            if spec.shape[0] != batch:
+                raise ValueError(f"{spec.name[:40]!r} {spec.shape} must begin with batch_size {batch}")
+        names = [self.input.name, *(spec.name for spec in self.outputs)]
+        if self.more_outputs and len(set(names)) < len(names):
+            raise ValueError(f"the input and the outputs must have names of their own: {[n[:40] for n in names[:9]]}")
+        if len(self.more_outputs) >= MAX_OUTPUTS or len(self.tolerance.more) not in (0, len(self.more_outputs)):
             raise ValueError(
-                f"input {self.input.shape} and output {self.output.shape} must begin with batch_size {batch}"
+                f"there are {len(self.outputs)} outputs (at most {MAX_OUTPUTS}) and {len(self.tolerance.more)} "
+                f"tolerances after the first"
             )
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What a batch is answered with, in the order of the payload's outputs and of the golden files."""
+        return (self.output, *self.more_outputs)
+
+    @property
+    def tolerances(self) -> tuple[float, ...]:
+        """The largest allowed error of each output."""
+        return (self.tolerance.relative, *(self.tolerance.more or [self.tolerance.relative] * len(self.more_outputs)))
 
     @property
     def macs_dense(self) -> int:

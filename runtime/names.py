@@ -1,4 +1,4 @@
-"""``NAME=PATH`` on a command line."""
+"""A model's name: of ``NAME=PATH`` on a command line, or of the artifact alone."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def named(text: str) -> tuple[str | None, Path]:
     if not name or "/" in name:
         raise UserError(f"{text!r} is neither a folder nor NAME=FOLDER")
     return name, Path(path)
+
+
+def served_name(artifact: str) -> str:
+    """The name that a server gives an artifact of its own accord: one part of a path, ``dense-native-b1``."""
+    return artifact.replace("/", "-")

@@ -83,7 +83,7 @@ def check_signature(folder: Path, manifest: bytes, public: Sequence[Path]) -> No
     from runtime import files
 
     tools = _tools()
-    keys = [_public_key(tools, path) for path in public]
+    keys = public_keys(public)
     try:
         signature = files.beginning(folder, SIGNATURE, _LENGTH + 1)
     except OSError as error:
@@ -101,6 +101,15 @@ def check_signature(folder: Path, manifest: bytes, public: Sequence[Path]) -> No
         f"the signature of {folder} is not by {' or '.join(path.name for path in public)}, or its manifest was "
         f"changed; do not use it"
     )
+
+
+def public_keys(paths: Sequence[Path]) -> list[Any]:
+    """The keys in PEM files.
+
+    Raises:
+        UserError: one cannot be read or is none, or the package cryptography is missing.
+    """
+    return [_public_key(_tools(), path) for path in paths]
 
 
 def _public_key(tools: Any, path: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -23,6 +22,8 @@ def decode(raw: bytes, kind: type[T]) -> T:
         ValueError: not such a document, too long, nested too deeply, or with a key twice in one object (of which
             different readers take different ones). The message is one line.
     """
+    import json  # slow to import, and not needed before
+
     if len(raw) > LIMIT_BYTES:
         raise ValueError(f"{len(raw):,} bytes, at most {LIMIT_BYTES:,} are read")
     try:

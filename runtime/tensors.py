@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+
+_Given = TypeVar("_Given")
 
 
 class DLPack(Protocol):
@@ -45,11 +48,31 @@ def host_array(value: object, name: str) -> NDArray[Any]:
         ) from error
 
 
-def output_array(value: object, name: str, shape: Sequence[int], given: NDArray[Any]) -> NDArray[np.float32]:
+def chosen(out: Mapping[str, _Given] | None, names: Sequence[str]) -> Mapping[str, _Given]:
+    """What ``out`` gives for some of the outputs of an artifact; a ``UserError`` where it names another, or none."""
+    if out is None:
+        return {}
+    if not out or not set(out) <= set(names):
+        one = f"one output named {names[0]!r}"
+        raise UserError(
+            f"this artifact has {one if len(names) == 1 else f'the outputs {list(names)}'}, got {sorted(map(str, out))}"
+        )
+    return out
+
+
+def output_array(
+    value: object, name: str, shape: Sequence[int], taken: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float32]:
     """What an answer of ``shape`` is written into: ``value``'s own memory, which must be fit for it.
 
+    Args:
+        value: what the caller gives.
+        name: of the output.
+        shape: of the answer.
+        taken: memory that it must not touch, by what it is.
+
     Raises:
-        UserError: another shape or type, not contiguous, not writable, or memory of the input.
+        UserError: another shape or type, not contiguous, not writable, or memory that is taken.
     """
     array = host_array(value, name)
     if not isinstance(value, np.ndarray) and not array.flags.writeable:
@@ -62,8 +85,9 @@ def output_array(value: object, name: str, shape: Sequence[int], given: NDArray[
         )
     if not (array.flags.c_contiguous and array.flags.aligned and array.flags.writeable):
         raise UserError(f"output {name!r} must be C-contiguous, aligned and writable; give a plain array")
-    if np.may_share_memory(array, given):
-        raise UserError(f"output {name!r} overlaps the input, which is still read; give memory of its own")
+    for what, other in taken.items():
+        if np.may_share_memory(array, other):
+            raise UserError(f"output {name!r} overlaps {what}; give memory of its own")
     return array
 
 

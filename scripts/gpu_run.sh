@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
 # On a machine with an NVIDIA GPU, from a bare source tree: GPU tests, the benchmark of single layers, that of whole
-# networks, and the pipeline once (train, compile, check, bench, report), then one short table. JSON lines go to OUT.
+# networks, the pipeline once (train, compile, check, bench, report), what ST-3 costs in training, and CIFAR-10's table of
+# methods, then one short table. JSON lines go to OUT.
 #
 #   scripts/gpu_run.sh [--dry-run] [--only PARTS] [OUT]
 #
 # --dry-run   the same on the CPU in a minute or two, on tiny pictures, to rehearse: no figure of it means anything
-# --only      some of: tests,layers,network,pipeline (default all; network takes longest)
+# --only      some of: tests,layers,network,pipeline,speed,methods (default all; network and methods take longest)
 # OUT         default gpu-results; what is there already is kept and added to
 #
 # NETWORKS (resnet50:32 ...), WEIGHTS (2to4 st3_95 ...) and BENCH_OPTIONS (--no-autotune, --package) choose what
 # network measures; max-autotune takes minutes a network, and its results are kept in $OUT/../gpu-cache.
+# DATA (CIFAR-10's folder), SEEDS (0), METHODS, SPARSITIES and BUDGET (seconds) are methods': a second call goes on where the
+# first one stopped, with the states in $OUT/../gpu-sweep.
 #
 # Uses the python3 on the PATH and installs nothing: it needs torch, torchvision, numpy, msgspec, safetensors, click,
 # rich, jinja2, plotly, onnx, onnxruntime and onnxscript there (PYTHONPATH may name a folder with what is missing).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-device=cuda dry='' only=tests,layers,network,pipeline
+device=cuda dry='' only=tests,layers,network,pipeline,speed,methods
 while [ $# -gt 0 ]; do
   case $1 in
     --dry-run) device=cpu dry=1 ;;
@@ -27,8 +30,8 @@ while [ $# -gt 0 ]; do
 done
 for part in ${only//,/ }; do
   case $part in
-    tests | layers | network | pipeline) ;;
-    *) echo "error: --only $part is no part; the parts are tests,layers,network,pipeline" >&2; exit 2 ;;
+    tests | layers | network | pipeline | speed | methods) ;;
+    *) echo "error: --only $part is no part; the parts are tests,layers,network,pipeline,speed,methods" >&2; exit 2 ;;
   esac
 done
 out=${1:-gpu-results}
@@ -105,6 +108,35 @@ if wants pipeline; then
   "$python" -m st3 bench "$run/artifacts" --evaluation "$run/evaluation" "${bench[@]}" --out "$out/pipeline.jsonl"
   "$python" -m st3 report "$out/pipeline.jsonl" --out "$run/report"
   cp "$run/report/report.md" "$out/report.md"
+fi
+
+if wants speed; then
+  echo "== what a step of ST-3 costs"
+  speed() { "$python" -m train.speed "$@" --device "$device" --out "$out/speed.jsonl" | tee -a "$out/table.txt"; }
+  if [ -n "$dry" ]; then
+    speed cifar10-resnet20 --methods st3,gmp --modes eager --batch-size 8 --rounds 2 --window 0.1
+  else
+    speed resnet50-synthetic --methods st3 --modes eager,graph,compiled
+    speed cifar10-resnet20 --methods st3,gmp --modes eager,graph --precision fp32 --profile 2> >(tee "$out/profile.txt" >&2)
+  fi
+fi
+
+if wants methods; then
+  echo "== the methods side by side"
+  sweep=(cifar10-resnet20 --methods "${METHODS:-dense,gmp,ste,st3,st3-sigma,feather}" --seeds "${SEEDS:-0}"
+    --sparsities "${SPARSITIES:-0.9,0.95,0.98}" --add st3:0.99)
+  [ -z "${DATA:-}" ] || sweep+=(--data "$DATA")
+  [ -z "${BUDGET:-}" ] || sweep+=(--time-budget "$BUDGET")
+  steps=()
+  if [ -n "$dry" ]; then
+    sweep=(fashion-resnet8 --methods dense,st3 --sparsities 0.9 --jobs 1)
+    steps=(-- --max-steps 3)
+  fi
+  states=$(dirname "$out")/gpu-sweep
+  # 3: the time was up before the last run ended
+  "$python" -m st3 sweep "${sweep[@]}" --device "$device" --rows-only --out "$states" "${steps[@]}" || [ $? = 3 ]
+  cp "$states/sweep.jsonl" "$out/sweep.jsonl"
+  cat "$states/sweep.md" >>"$out/table.txt"
 fi
 
 echo "== results in $out"

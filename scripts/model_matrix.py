@@ -33,8 +33,8 @@ from runtime.engine import load
 from runtime.errors import UserError
 from train.network import Reference, factory
 from train.one_shot import METHOD, prune_at_once, recalibrate
-from train.provenance import commit, versions
 from train.untrained import fill_zero_weights
+from train.untrained_facts import untrained_info
 
 SPARSITY = 0.9
 CLASSES = 10
@@ -104,26 +104,14 @@ def write_network(folder: Path, member: Member) -> Path:
     """The checkpoint that a training of this network would write."""
     model, plan, patterns = sparse_network(member)
     side = member.side
-    info = st3.CheckpointInfo(
+    info = untrained_info(
+        plan,
+        plan.pattern,
         recipe="matrix",
         method=METHOD,
-        pattern=plan.pattern,
-        plan=plan,
-        target_sparsity=SPARSITY,
-        accuracy=0.0,
-        loss=0.0,
         evaluation="none",
         preprocessing=Preprocessing((3, side, side), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         classes=tuple(map(str, range(CLASSES))),
-        seed=0,
-        epochs=0.0,
-        steps=0,
-        batch_size=0,
-        device="cpu",
-        threads=torch.get_num_threads(),
-        train_seconds=0.0,
-        commit=commit(),
-        versions=versions(),
         model=f"torchvision:{member.network}",
     )
     return st3.write_checkpoint(folder / member.network, model, info, patterns).folder
@@ -149,15 +137,16 @@ def compiled(checkpoint: Path, member: Member, backend: str) -> Row:
 
 def markdown(rows: list[Row]) -> str:
     """One line per family, one column per backend."""
-    backends = list(dict.fromkeys(row.backend for row in rows))
+    backends = [name for name in BACKENDS if any(row.backend == name for row in rows)]
     lines = [
         f"| family | network | picture | {' | '.join(backends)} |",
         f"|---|---|---|{'---|' * len(backends)}",
     ]
     for network in dict.fromkeys(row.network for row in rows):
-        mine = [row for row in rows if row.network == network]
-        cells = " | ".join(_cell(row) for row in mine)
-        lines.append(f"| {mine[0].family} | `{network}` | {mine[0].side} | {cells} |")
+        mine = {row.backend: row for row in rows if row.network == network}
+        cells = " | ".join(_cell(mine[name]) if name in mine else "not run yet" for name in backends)
+        first = next(iter(mine.values()))
+        lines.append(f"| {first.family} | `{network}` | {first.side} | {cells} |")
     return "\n".join(lines)
 
 

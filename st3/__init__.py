@@ -8,6 +8,7 @@ For a training loop of your own::
         optimizer.step()
         pruner.step((step + 1) / total_steps)
     pruner.bake()
+    st3.save("checkpoint", model, pruner, shape=(3, 224, 224))
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from st3.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint, write_checkpoint
+    from st3.handover import save
     from st3.plan import SparsityPlan
     from st3.pruner import Pruner
     from st3.registry import attach
@@ -28,6 +30,7 @@ __all__ = [
     "SparsityPlan",
     "attach",
     "load_checkpoint",
+    "save",
     "write_checkpoint",
 ]
 
@@ -38,6 +41,7 @@ _HOMES = {
     "SparsityPlan": "st3.plan",
     "attach": "st3.registry",
     "load_checkpoint": "st3.checkpoint",
+    "save": "st3.handover",
     "write_checkpoint": "st3.checkpoint",
 }
 

@@ -113,7 +113,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
             raise UserError(f"{path} cannot be read ({error}); {_AGAIN}") from error
 
     def exported_program(self) -> ExportedProgram:
-        """The network in eval mode with its weights: one ``float32`` tensor ``(batch, C, H, W)`` in, logits out."""
+        """The network in eval mode with its weights.
+
+        One ``float32`` tensor ``(batch, C, H, W)`` in; out come logits, or a dictionary of tensors by their names.
+        """
         return load_graph(self.folder / GRAPH_FILE, self.weights())
 
 
@@ -138,8 +141,9 @@ def write_checkpoint(
         log: a log file to be copied into the checkpoint.
 
     Raises:
-        UserError: the model still has parametrizations, or the files cannot be written.
+        UserError: the model still has parametrizations, something else lies there, or the files cannot be written.
     """
+    check_place(folder)
     if any(parametrized(layer) for layer in prunable_layers(model).values()):
         raise UserError("the model is not baked: call pruner.bake() before writing the checkpoint")
     program = export_graph(model, info.preprocessing.shape)
@@ -181,6 +185,22 @@ def write_checkpoint(
     return Checkpoint(folder=folder, info=complete)
 
 
+def check_place(folder: Path) -> None:
+    """Raise ``UserError`` where a checkpoint would take the place of something that is none."""
+    if not (folder.exists() or folder.is_symlink()):
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; name the folder that the checkpoint is to be")
+    # an older version's checkpoint may have had other files, but none has had folders
+    ours = (folder / INFO_FILE).is_file()
+    others = sorted(path.name for path in folder.iterdir() if not ours or path.is_dir())
+    if others:
+        raise UserError(
+            f"{folder} holds other things than a checkpoint ({others[0]}), which would be lost; name a folder that is "
+            f"new, for instance {folder / 'checkpoint'}"
+        )
+
+
 def load_checkpoint(folder: Path, verify: bool = True) -> Checkpoint:
     """Open a checkpoint.
 
@@ -193,7 +213,7 @@ def load_checkpoint(folder: Path, verify: bool = True) -> Checkpoint:
     """
     path = folder / INFO_FILE
     if not path.is_file():
-        raise UserError(f"{folder} is no checkpoint: it has no {INFO_FILE}; `st3 train` makes one")
+        raise UserError(f"{folder} is no checkpoint: {files.what_instead(folder, INFO_FILE, 'st3 train')}")
     try:
         raw = strict_json.read_bounded(path)
         version = strict_json.decode(raw, _Version).schema_version

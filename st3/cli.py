@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import sys
@@ -44,9 +45,12 @@ class _Stages(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        del ctx
         if cmd_name not in _COMMANDS:
-            return None
+            if ctx.resilient_parsing:
+                return None
+            near = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"there is {', '.join(_COMMANDS)}"
+            raise click.UsageError(f"No such command {cmd_name!r}; {meant}", ctx)
         command = _load(_COMMANDS[cmd_name][0])
         assert isinstance(command, click.Command)
         return command
@@ -57,18 +61,36 @@ class _Stages(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        from runtime.errors import UserError
+        from runtime.errors import UserError, refused_by_system
 
         try:
             return super().invoke(ctx)
         except UserError as error:
             raise _Refusal(str(error)) from error
+        except BrokenPipeError:
+            raise  # who reads us has seen enough; click ends the command
+        except OSError as error:
+            refusal = refused_by_system(error)
+            if refusal is None:
+                raise
+            raise _Refusal(str(refusal)) from error
+        except (KeyboardInterrupt, click.Abort) as error:
+            raise _Interrupted("stopped by Ctrl-C; what was finished is kept") from error
 
 
 class _Refusal(click.ClickException):
     """A user's mistake: one paragraph on stderr, exit status 2."""
 
     exit_code = 2
+
+
+class _Interrupted(click.ClickException):
+    """Ctrl-C: one line, and what a shell reports for it."""
+
+    exit_code = 130
+
+    def show(self, file: Any = None) -> None:
+        click.echo(self.message, file=file, err=True)
 
 
 @click.group(cls=_Stages, context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,6 +115,11 @@ def inspect_(path: Path, as_json: bool) -> None:
     elif (path / "checkpoint.json").is_file():
         module = "st3.inspect"
     else:
+        from runtime.files import what_instead
+
+        holds = next((name for name in ("manifest.json", "checkpoint.json") if any(path.glob(f"*/{name}"))), None)
+        if holds or not path.exists():
+            raise UserError(f"{path}: {what_instead(path, holds or 'manifest.json', 'st3 compile')}")
         raise UserError(f"{path} is neither a checkpoint (checkpoint.json) nor an artifact (manifest.json)")
     if as_json:
         click.echo(json.dumps(_load(f"{module}:describe")(path)))

@@ -13,22 +13,30 @@ from torch.export import Dim, ExportedProgram
 
 from runtime.errors import UserError
 from runtime.exported import read_program
+from st3.outputs import as_named
 
 
 def export_graph(model: nn.Module, shape: tuple[int, int, int]) -> ExportedProgram:
     """Export a model in eval mode with a dynamic batch dimension named ``batch``.
 
     Args:
-        model: takes one ``float32`` tensor ``(B, C, H, W)``; its mode is restored afterwards.
+        model: takes one ``float32`` tensor ``(B, C, H, W)`` and answers with one tensor, or with a dictionary, tuple or
+            list of them; its mode is restored afterwards.
         shape: ``(C, H, W)`` of a picture.
+
+    Raises:
+        UserError: an output is no tensor, or two have one name.
     """
     training = model.training
     device = next(model.parameters()).device
     # two pictures: an example of one would be taken for a constant
     example = torch.zeros(2, *shape, device=device)
+    # a plain dictionary is all that a file of any version of torch keeps: not a named tuple, not a class of the user's
+    plain = model.register_forward_hook(lambda _module, _inputs, answer: as_named(answer))
     try:
         return torch.export.export(model.eval(), (example,), dynamic_shapes=({0: Dim("batch", min=1, max=65535)},))
     finally:
+        plain.remove()
         model.train(training)
 
 

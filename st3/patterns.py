@@ -7,7 +7,6 @@ magnitude of its weights. ``N:M`` is the exception: its unit is one weight, and 
 from __future__ import annotations
 
 import functools
-import math
 import re
 
 import msgspec
@@ -79,13 +78,6 @@ def reject(shape: tuple[int, ...], pattern: Pattern) -> str:
         return ""
     channels = "1 input channel" if shape[1] == 1 else f"{shape[1]} input channels"
     return f"{channels} cannot be divided into groups of {pattern.size}"
-
-
-def group_size(shape: tuple[int, ...], pattern: Pattern) -> int:
-    """Weights that are kept or dropped together, at most."""
-    if pattern.kind == CHANNEL:
-        return math.prod(shape[1:])
-    return min(pattern.size, shape[0]) if pattern.kind == "1xN" else 1
 
 
 def score(weight_NKRS: Tensor, pattern: Pattern) -> Tensor:

@@ -61,14 +61,6 @@ def quantiles(magnitudes: Tensor, fractions: Tensor, segments: Segments, midway:
     return torch.where(several | (rest == 0), values, torch.lerp(values, larger, rest))
 
 
-def quantile(values: Tensor, fraction: float | Tensor) -> Tensor:
-    """One quantile of all values; see ``quantiles``. A device scalar for the fraction is never read on the host."""
-    if not isinstance(fraction, Tensor):
-        fraction = torch.tensor(fraction, dtype=torch.float64, device=values.device)
-    segments = Segments((values.numel(),), values.device)
-    return quantiles(values.flatten().float(), fraction.double().reshape(1), segments)[0]
-
-
 def sigma(shape: tuple[int, ...]) -> float:
     """ST-3-sigma's width of a layer: ``1 / sqrt(sum of the weight's shape)`` (Cout + Cin/groups + kh + kw)."""
     return 1.0 / math.sqrt(sum(shape))

@@ -41,7 +41,12 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def run_graph(graph: Graph, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The graph's answer ``(B, C, H, W)`` to ``inputs`` ``(B, C, H, W)``; checks every value's shape on the way."""
+    """The graph's first answer ``(B, C, H, W)`` to ``inputs`` ``(B, C, H, W)``; checks every shape on the way."""
+    return run_outputs(graph, inputs)[0]
+
+
+def run_outputs(graph: Graph, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """All answers."""
     values = {graph.input: torch.from_numpy(inputs)}
     with torch.no_grad():
         for node in graph.nodes:
@@ -51,7 +56,7 @@ def run_graph(graph: Graph, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
             )
             assert node.output not in values, f"{node.output} is computed twice"
             values[node.output] = value
-    return values[graph.output].numpy()
+    return [values[name].numpy() for name in graph.outputs]
 
 
 def _compute(node: Node, values: dict[str, Tensor], shape: Shape) -> Tensor:

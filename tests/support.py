@@ -20,15 +20,15 @@ from runtime.artifact import (
     Target,
     TensorSpec,
     Tolerance,
+    golden_output,
     list_files,
     open_artifact,
     write_manifest,
 )
 from runtime.data import Preprocessing
 from runtime.engine import Engine, load
+from st3.outputs import name_outputs
 from train.models.resnet_cifar import resnet_cifar
-
-torch.set_num_threads(1)
 
 
 def capture_module(module: nn.Module, shape: tuple[int, int, int], batch_size: int) -> Captured:
@@ -70,11 +70,16 @@ def assert_same_bits(artifact: Artifact, inputs: np.ndarray, repeats: int) -> No
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
-def finish_artifact(folder: Path, built: Built, target: Target, inputs: np.ndarray, outputs: np.ndarray) -> Artifact:
-    """Golden data and manifest for the payload that a backend wrote into a folder."""
+def finish_artifact(
+    folder: Path, built: Built, target: Target, inputs: np.ndarray, outputs: np.ndarray | dict[str, np.ndarray]
+) -> Artifact:
+    """Golden data and manifest for the payload that a backend wrote into a folder; outputs by name, or one."""
     (folder / "golden").mkdir()
     np.save(folder / "golden/inputs.npy", inputs)
-    np.save(folder / "golden/outputs.npy", outputs)
+    named = outputs if isinstance(outputs, dict) else {"output": outputs}
+    for index, output in enumerate(named.values()):
+        np.save(folder / golden_output(index), output)
+    first, *more = (TensorSpec(name, output.shape, "float32") for name, output in named.items())
     channels = inputs.shape[1]
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -84,7 +89,8 @@ def finish_artifact(folder: Path, built: Built, target: Target, inputs: np.ndarr
         target=target,
         lineage=Lineage("none", "dense", "dense", 0.0, 0.0, 0.0, 0, "unknown", "0" * 64, {}),
         input=TensorSpec("input", inputs.shape, "float32"),
-        output=TensorSpec("output", outputs.shape, "float32"),
+        output=first,
+        more_outputs=tuple(more),
         classes=(),
         preprocessing=Preprocessing(inputs.shape[1:], (0.5,) * channels, (0.25,) * channels),
         layers=(),
@@ -94,6 +100,12 @@ def finish_artifact(folder: Path, built: Built, target: Target, inputs: np.ndarr
     )
     write_manifest(folder, manifest)
     return open_artifact(folder)
+
+
+def answers(module: nn.Module, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """What torch says, by the names that an artifact gives its outputs."""
+    with torch.no_grad():
+        return {name: output.numpy() for name, output in name_outputs(module.eval()(torch.from_numpy(inputs)))}
 
 
 class Compiler:
@@ -123,8 +135,7 @@ class Compiler:
         target = Target("cpu", plugin.architecture(isa), "float32", largest, threads, sizes)
         built = plugin.build(network, target, folder, Effort(tune=tune))
         inputs = np.random.default_rng(5).standard_normal((largest, *shape)).astype(np.float32)
-        with torch.no_grad():
-            outputs = module.eval()(torch.from_numpy(inputs)).numpy()
+        outputs = answers(module, inputs)
         return finish_artifact(folder, built, target, inputs, outputs)
 
     def engine(self, module: nn.Module, shape: tuple[int, int, int], batch_size: int = 1, **options: object) -> Engine:
@@ -137,12 +148,15 @@ class Compiler:
         """Largest difference from torch, relative to the largest output."""
         engine = self.engine(module, shape, batch_size, **options)
         inputs = np.random.default_rng(7).standard_normal((batch_size, *shape)).astype(np.float32)
-        with torch.no_grad():
-            expected = module.eval()(torch.from_numpy(inputs)).numpy()
-        result = engine.run({"input": inputs})["output"]
+        expected = answers(module, inputs)
+        result = engine.run({"input": inputs})
         engine.close()
-        assert result.shape == expected.shape
-        return float(np.abs(result - expected).max() / max(np.abs(expected).max(), 1e-30))
+        assert list(result) == list(expected)
+        assert [output.shape for output in result.values()] == [output.shape for output in expected.values()]
+        return max(
+            float(np.abs(result[name] - output).max() / max(np.abs(output).max(), 1e-30))
+            for name, output in expected.items()
+        )
 
 
 def write_checkpoint(folder: Path, method: str, sparsity: float, pattern: str = "unstructured") -> Path:
@@ -157,16 +171,22 @@ def write_checkpoint(folder: Path, method: str, sparsity: float, pattern: str = 
                 module.weight.normal_(1, 0.4)
     pruner.step(1.0)
     pruner.bake()
-    info = st3.CheckpointInfo(
+    info = checkpoint_info(method, pruner.plan, (1, 28, 28))
+    return st3.write_checkpoint(folder, model, info, pruner.patterns).folder
+
+
+def checkpoint_info(method: str, plan: st3.SparsityPlan, shape: tuple[int, int, int]) -> st3.CheckpointInfo:
+    """What ``checkpoint.json`` says of a network that nobody trained."""
+    return st3.CheckpointInfo(
         recipe="test",
         method=method,
-        pattern=pattern if sparsity else "dense",
-        plan=pruner.plan,
-        target_sparsity=sparsity,
+        pattern=plan.pattern if plan.target else "dense",
+        plan=plan,
+        target_sparsity=plan.target,
         accuracy=0.5,
         loss=1.0,
         evaluation="none",
-        preprocessing=Preprocessing((1, 28, 28), (0.3,), (0.3,)),
+        preprocessing=Preprocessing(shape, (0.3,) * shape[0], (0.3,) * shape[0]),
         classes=tuple("abcdefghij"),
         seed=0,
         epochs=1,
@@ -178,4 +198,3 @@ def write_checkpoint(folder: Path, method: str, sparsity: float, pattern: str = 
         commit="unknown",
         versions={"torch": str(torch.__version__)},
     )
-    return st3.write_checkpoint(folder, model, info, pruner.patterns).folder

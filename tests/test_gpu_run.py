@@ -22,7 +22,7 @@ def run(*arguments: object, python: str = sys.executable, **environment: str) ->
 def test_an_unknown_part_or_option_is_refused(tmp_path: Path) -> None:
     done = run("--only", "tests,everything", tmp_path / "out")
     assert done.returncode == 2
-    assert "--only everything is no part; the parts are tests,layers,network,pipeline" in done.stderr
+    assert "--only everything is no part; the parts are tests,layers,network,pipeline,speed,methods" in done.stderr
     assert run("--fast").returncode == 2
     assert not (tmp_path / "out").exists()
 
@@ -47,3 +47,15 @@ def test_whole_networks_are_rehearsed(tmp_path: Path) -> None:
     layers = [json.loads(line) for line in (tmp_path / "out/layers.jsonl").read_text().splitlines()]
     assert {row["density"] for row in layers if row["weights"] == "2to4"} == {0.5, 1.0}  # the first has 3 channels
     assert "st3 2to4" in done.stdout
+
+
+@pytest.mark.exhaustive
+def test_training_is_rehearsed_and_goes_on(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = run("--dry-run", "--only", "speed,methods", tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+    speed = [json.loads(line) for line in (tmp_path / "out/speed.jsonl").read_text().splitlines()]
+    assert [row["method"] for row in speed] == ["dense", "dense again", "st3", "gmp"] * 2
+    rows = [json.loads(line) for line in (tmp_path / "out/sweep.jsonl").read_text().splitlines()]
+    assert [row["method"] for row in rows] == ["dense", "st3"]  # the second call trains nothing again
+    assert "| st3 | unstructured | 0.9 |" in done.stdout

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from train_toy import FASHION, write_fashion_evaluation
 
 from st3.cli import main
-
-ROOT = Path(__file__).parent.parent
 
 
 def call(*arguments: object) -> str:
@@ -24,8 +23,9 @@ def call(*arguments: object) -> str:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two short runs, compiled, measured and reported."""
     out = tmp_path_factory.mktemp("run")
-    common = ["--data", ROOT / "data/fashion-mnist", "--evaluation", out / "evaluation"]
-    common += ["--device", "cpu", "--threads", 1, "--epochs", 0.05]
+    write_fashion_evaluation(out / "evaluation", 2000)
+    common = ["--data", FASHION, "--evaluation", out / "evaluation"]
+    common += ["--device", "cpu", "--threads", 1, "--max-steps", 8]
     for name, options in (("dense", ["--method", "dense"]), ("st3-unstructured-0.9", ["--sparsity", 0.9])):
         call("train", "fashion-resnet8", *options, *common, "--out", out / "checkpoints" / name)
     checkpoints = sorted((out / "checkpoints").iterdir())
@@ -43,8 +43,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call("check", out / "artifacts")
     measurements = out / "measurements.jsonl"
     call(
-        "bench", out / "artifacts", "--evaluation", out / "evaluation", "--threads", 1, "--seconds", 0.2,
-        "--out", measurements,
+        "bench", out / "artifacts", "--evaluation", out / "evaluation", "--threads", 1, "--rounds", 4,
+        "--launches", 2, "--out", measurements,
     )  # fmt: skip
     call("report", measurements, "--out", out)
     return out

@@ -50,8 +50,12 @@ def model_options(command: _Command) -> _Command:
     return command
 
 
-def plan_options(command: _Command) -> _Command:
-    """The options that say how many zeros there shall be and where."""
+def plan_options(without: str) -> Callable[[_Command], _Command]:
+    """The options that say how many zeros there shall be and where; ``without`` is what holds where none is given."""
+    return lambda command: _plan_options(command, without)
+
+
+def _plan_options(command: _Command, without: str) -> _Command:
     for option in (
         click.option(
             "--layer-sparsity", multiple=True, metavar="NAME=VALUE", help="One layer's own sparsity; repeatable."
@@ -61,17 +65,19 @@ def plan_options(command: _Command) -> _Command:
         ),
         click.option(
             "--scope",
+            metavar="SCOPE",
             default="global",
             show_default=True,
             help="Of an unstructured threshold: global, uniform or erk.",
         ),
         click.option(
             "--pattern",
+            metavar="PATTERN",
             default="unstructured",
             show_default=True,
             help="unstructured, N:M (2:4), 1xN (1x4) or channel.",
         ),
-        click.option("--sparsity", type=float, help="Fraction of zeros in [0, 1); an N:M pattern fixes it."),
+        click.option("--sparsity", type=float, help=f"Fraction of zeros in [0, 1); N:M fixes it.  [{without}]"),
     ):
         command = option(command)
     return command
@@ -87,7 +93,7 @@ def device_options(command: _Command) -> _Command:
 def data_option(command: _Command) -> _Command:
     """The options that name the pictures."""
     size = click.option(
-        "--image-size", type=click.IntRange(min=8), help="Side of pictures from folders.  [default: 224]"
+        "--image-size", type=click.IntRange(min=8), help="Side of pictures from folders, in pixels.  [default: 224]"
     )
     folder = click.Path(path_type=Path)
     return click.option("--data", type=folder, help="Folder of the data set.  [default: data/<data set>]")(
@@ -98,17 +104,18 @@ def data_option(command: _Command) -> _Command:
 @click.command()
 @click.argument("recipe")
 @model_options
-@click.option("--method", default="st3", show_default=True, help=_method_help())
-@plan_options
+@click.option("--method", metavar="METHOD", default="st3", show_default=True, help=_method_help())
+@plan_options("needed by all but dense")
 @click.option("--epochs", type=_POSITIVE, help="Passes over data.  [default: recipe's]")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Make the whole run this many steps at most.")
 @click.option("--finetune-epochs", type=click.FloatRange(min=0), help="Passes after the bake.  [default: recipe's]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures per step.  [default: recipe's]")
 @click.option("--learning-rate", type=_POSITIVE, help="Peak rate.  [default: recipe's]")
 @click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="[default: recipe's]")
 @click.option("--clip-norm", type=_POSITIVE, help="Largest norm of the gradient.  [default: recipe's]")
 @click.option("--accumulate", type=click.IntRange(min=1), help="Parts that a batch is cut into.  [default: recipe's]")
 @click.option("--ema", type=click.FloatRange(0, 1, max_open=True), help="Decay of averaged weights; 0: none.")
-@click.option("--precision", help="fp32, bf16 or fp16.  [default: recipe's on a GPU, fp32 on a CPU]")
+@click.option("--precision", metavar="TYPE", help="fp32, bf16 or fp16.  [default: recipe's on a GPU, fp32 on a CPU]")
 @click.option("--channels-last/--no-channels-last", default=None, help="Memory layout NHWC.  [default: recipe's]")
 @click.option("--compile", is_flag=True, help="Run the network through torch.compile.")
 @click.option("--cuda-graph/--no-cuda-graph", default=None, help="Capture the step.  [default: where it can be]")
@@ -139,8 +146,8 @@ def data_option(command: _Command) -> _Command:
 def train(**given: Any) -> None:
     """Train RECIPE with one method, and write a checkpoint.
 
-    A run that is killed leaves its last saved state; the same command with --resume goes on from it. SIGTERM makes it
-    save its state and exit with status 143.
+    A run that is killed leaves its last saved state; the same command with --resume goes on from it. Ctrl-C and SIGTERM
+    make it save its state and exit with status 130 or 143.
 
     On several GPUs: torchrun --nproc-per-node N -m train RECIPE ... Each process trains on its share of every batch,
     with the statistics of batch normalisations of that share; all must see the same --out.
@@ -177,13 +184,14 @@ def device_of(asked: str, threads: int | None) -> torch.device:
 
 
 _CHANGES = (
-    "learning_rate", "label_smoothing", "clip_norm", "accumulate", "ema", "channels_last", "temperature",
-    "teacher_weight", "finetune_epochs",
+    "batch_size", "learning_rate", "label_smoothing", "clip_norm", "accumulate", "ema", "channels_last",
+    "temperature", "teacher_weight", "finetune_epochs",
 )  # fmt: skip
 """Options that replace a value of the recipe."""
 
 
 def _train(where: torch.device, world: World, *, recipe: str, method: str, out: Path | None, **given: Any) -> None:
+    from st3.checkpoint import check_place
     from st3.registry import find_method
     from train.dataset import load_dataset, prepare_evaluation_set
     from train.lock import locked
@@ -191,7 +199,7 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
     from train.recipe import find_recipe
     from train.run import completed, train_checkpoint
     from train.settings import checkpoint_name
-    from train.stop import EXIT_CODE, StoppedError, stop_on_sigterm
+    from train.stop import StoppedError, stop_on_signals
 
     found, start = refer(find_recipe(recipe), given["model"], given["model_arg"], given["weights"], given["init_from"])
     find_method(method)
@@ -214,6 +222,7 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
     home = Path("runs") / recipe
     named = f"{found.reference.short}-" if found.reference else ""
     out = out or home / "checkpoints" / f"{named}{checkpoint_name(method, plan)}"
+    check_place(out)
     folder = given["data"] or Path("data") / found.data.replace("_", "-")
     dataset = load_dataset(found.data, folder, given["image_size"])
     if given["loader"] == "dali":
@@ -221,7 +230,7 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
     job, remark = make_job(recipe, found, method, plan, options, dataset, where, world)
     # torchrun starts all processes anew when one has died; they go on from the last state
     resume = given["resume"] or world.restarts > 0
-    with locked(out) if world.first else contextlib.nullcontext(), stop_on_sigterm() as stop:
+    with locked(out) if world.first else contextlib.nullcontext(), stop_on_signals() as stop:
         checkpoint = completed(out, job.settings) if resume else None
         already = checkpoint is not None
         if checkpoint is None:
@@ -232,7 +241,7 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
                 checkpoint = train_checkpoint(out, job, pictures, resume, stop, remark)
             except StoppedError as stopped:
                 click.echo(f"{stopped}; the state is saved, go on with --resume", err=True)
-                raise SystemExit(EXIT_CODE) from None
+                raise SystemExit(stop.exit_code) from None
     if checkpoint is not None and world.first:
         _tell(checkpoint.folder, checkpoint.info, already, given["as_json"])
 

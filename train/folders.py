@@ -95,7 +95,7 @@ class _ImageFolders(Dataset):
                 pin_memory=device.type == "cuda",
                 prefetch_factor=_PREFETCHED,
                 persistent_workers=True,
-                worker_init_fn=_outlast_sigterm,
+                worker_init_fn=_outlast_signals,
             )
         yield from _normalised(self._loader, self.preprocessing, device)
 
@@ -113,7 +113,7 @@ class _ImageFolders(Dataset):
         numbers = indices.tolist()
         batches = [numbers[first : first + batch_size] for first in range(0, len(numbers), batch_size)]
         pictures = _Centred(self._train, self.preprocessing, self._how)
-        loader = DataLoader(pictures, batch_sampler=batches, num_workers=workers(), worker_init_fn=_outlast_sigterm)
+        loader = DataLoader(pictures, batch_sampler=batches, num_workers=workers(), worker_init_fn=_outlast_signals)
         yield from _normalised(loader, self.preprocessing, device)
 
     def evaluation(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -138,10 +138,11 @@ def workers() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _outlast_sigterm(number: int) -> None:
-    """In a worker: a scheduler's SIGTERM reaches all processes, and the trainer needs its workers to end its step."""
+def _outlast_signals(number: int) -> None:
+    """In a worker: SIGTERM and Ctrl-C reach all processes, and the trainer needs its workers to end its step."""
     del number
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for request in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(request, signal.SIG_IGN)
 
 
 @final

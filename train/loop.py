@@ -70,12 +70,15 @@ def steps_of(batch_size: int, pictures: int, epochs: float, limit: int | None) -
     Raises:
         UserError: not a single step is left.
     """
+    if pictures < batch_size:
+        raise UserError(
+            f"{pictures} training pictures do not fill a batch of {batch_size}; give --batch-size {pictures} or fewer"
+        )
     steps = round(epochs * (pictures // batch_size))
     steps = steps if limit is None else min(steps, limit)
     if steps < 1:
         raise UserError(
-            f"{epochs:g} epochs of {pictures} pictures in batches of {batch_size} make no step; "
-            f"give more --epochs or --max-steps"
+            f"{epochs:g} epochs of {pictures} pictures in batches of {batch_size} make no step; give more --epochs"
         )
     return steps
 
@@ -132,8 +135,8 @@ class _Loop:
             self.trainer.restore(saved[1], step)
             best = {name: value.to(job.device) for name, value in part_of(saved[1].tensors, "best").items()}
             self.selection.restore(saved[1].best, best)
-        elif job.world.first:
-            self.store.clear()
+        elif job.world.first and (remark := self.store.set_aside()):
+            self.reporter.say(remark)
         if job.world.first:
             self.reporter.start(step)
             if self.trainer.untrained and not step:

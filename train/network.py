@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -14,6 +15,7 @@ from torch import nn
 
 from runtime.errors import UserError
 from st3.layers import prunable_layers
+from st3.outputs import name_outputs
 
 Argument: TypeAlias = int | float | bool | str
 Make: TypeAlias = Callable[[], nn.Module]
@@ -102,24 +104,34 @@ def _built(reference: Reference, make: Callable[[], Any]) -> nn.Module:
 
 
 def _main_output(module: nn.Module, inputs: object, output: object) -> object:
-    """Of the dictionary that torchvision's segmentation networks answer the tensor that is the answer."""
+    """Of a dictionary with nothing but ``out``, which torchvision's segmentation networks answer, its tensor."""
     del module, inputs
-    return output["out"] if isinstance(output, Mapping) and "out" in output else output
+    return output["out"] if isinstance(output, Mapping) and set(output) == {"out"} else output
 
 
 def _torchvision(reference: Reference, classes: int | None) -> Callable[[], Any]:
     from torchvision import models
 
-    name = reference.name.removeprefix(TORCHVISION)
-    if name not in models.list_models():
-        known = ", ".join(models.list_models(module=models))
-        raise UserError(f"torchvision has no network {name!r}; its classifiers are {known}")
+    name = torchvision_name(reference)
     given: dict[str, Any] = {"weights": None, **_WITHOUT_AUXILIARY.get(name, {})}
     if name in models.list_models(module=models):
         given |= {} if classes is None else {"num_classes": classes}
     else:
         given["weights_backbone"] = None
     return lambda: models.get_model(name, **{**given, **reference.arguments})
+
+
+def torchvision_name(reference: Reference) -> str:
+    """The name that torchvision knows; a ``UserError`` with those like it where it knows none."""
+    from torchvision import models
+
+    name = reference.name.removeprefix(TORCHVISION)
+    if name not in models.list_models():
+        known = models.list_models(module=models)
+        near = difflib.get_close_matches(name, known, n=3)
+        meant = f"did you mean {', '.join(near)}?" if near else "torchvision.models.list_models() shows them"
+        raise UserError(f"torchvision has no network {name!r}; {meant}")
+    return name
 
 
 def _timm(reference: Reference, classes: int | None) -> Callable[[], Any]:
@@ -170,8 +182,8 @@ def _function(name: str) -> Callable[..., Any]:
     return function
 
 
-def answer_shape(model: nn.Module, name: str, shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """The shape of a network's answer to one picture, the batch left out.
+def answer_shapes(model: nn.Module, name: str, shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of each output of a network for one picture, the batch left out, by its name.
 
     Args:
         model: on the CPU; its mode is restored.
@@ -179,7 +191,7 @@ def answer_shape(model: nn.Module, name: str, shape: tuple[int, int, int]) -> tu
         shape: ``(C, H, W)`` of a picture.
 
     Raises:
-        UserError: it does not take such pictures, its answer is not one tensor, or it has no layer to prune.
+        UserError: it does not take such pictures, its answer is not of tensors, or it has no layer to prune.
     """
     if not prunable_layers(model):
         raise UserError(f"--model {name} has no nn.Conv2d and no nn.Linear; there is nothing that a method could prune")
@@ -194,22 +206,26 @@ def answer_shape(model: nn.Module, name: str, shape: tuple[int, int, int]) -> tu
         ) from error
     finally:
         model.train(training)
-    if not isinstance(answer, torch.Tensor) or answer.dim() < 2 or len(answer) != 2:
-        what = f"tensor {tuple(answer.shape)}" if isinstance(answer, torch.Tensor) else type(answer).__name__
-        raise UserError(
-            f"--model {name} answers a batch of 2 with a {what}; st3 takes networks whose answer is one tensor with "
-            f"the batch first; of a detector give the backbone, one of its maps (docs/models.md)"
-        )
-    return tuple(answer.shape[1:])
+    shapes = {}
+    for output, part in name_outputs(answer):
+        if not isinstance(part, torch.Tensor) or part.dim() < 2 or len(part) != 2:
+            what = f"tensor {tuple(answer.shape)}" if isinstance(answer, torch.Tensor) else type(answer).__name__
+            raise UserError(
+                f"--model {name} answers a batch of 2 with a {what}; st3 takes networks that answer with a tensor, or "
+                f"several, with the batch first; of a detector give the backbone (docs/models.md)"
+            )
+        shapes[output] = tuple(part.shape[1:])
+    return shapes
 
 
 def refuse_misfit(make: Make, name: str, shape: tuple[int, int, int], classes: int) -> None:
     """Raise ``UserError`` unless a network takes the data's pictures and answers one number for each class."""
     with torch.random.fork_rng(devices=[]):
-        answer = answer_shape(make(), name, shape)
-    if answer != (classes,):
+        answers = answer_shapes(make(), name, shape).values()
+    if list(answers) != [(classes,)]:
+        sizes = " and ".join("x".join(map(str, answer)) for answer in answers)
         raise UserError(
-            f"--model {name} answers a picture with {'x'.join(map(str, answer))} numbers, and the data have {classes} "
+            f"--model {name} answers a picture with {sizes} numbers, and the data have {classes} "
             f"classes; give it as many outputs (--model-arg num_classes={classes}, or what the function calls it)"
         )
 

@@ -174,6 +174,12 @@ def make_job(
         model=recipe.reference.name if recipe.reference else "",
         model_arguments=recipe.reference.arguments if recipe.reference else {},
     )
+    execution, remark = _execution(options, dataset, device, world)
+    return Job(recipe, settings, dataset, device, options.save_every, execution, world), remark
+
+
+def _execution(options: Options, dataset: Dataset, device: torch.device, world: World) -> tuple[Execution, str]:
+    """How the steps are run, and why not as a CUDA graph where one was wanted."""
     against = reason_against(device, world.size, dataset.on_device)
     execution = Execution(
         graph=options.graph is not False and not against,
@@ -182,5 +188,4 @@ def make_job(
         teacher=options.teacher,
     )
     wanted = options.graph if options.graph is not None else device.type == "cuda"
-    remark = f"no CUDA graph: {against}" if wanted and against else ""
-    return Job(recipe, settings, dataset, device, options.save_every, execution, world), remark
+    return execution, f"no CUDA graph: {against}" if wanted and against else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import final
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from runtime.errors import UserError
+
+LINE_SECONDS = 30.0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -32,9 +35,10 @@ class Reporter:
 
     def __init__(self, log: Path, title: str, steps: int, quiet: bool = False) -> None:
         self._log = log
+        self._steps, self._told = steps, time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
@@ -78,11 +82,19 @@ class Reporter:
             _append(self._log, msgspec.json.encode(report) + b"\n")
         except OSError as error:
             raise UserError(f"{self._log} cannot be written ({error}); make room and go on with --resume") from error
-        state = (
-            f"epoch {report.epoch:.2f}  loss {report.loss:.4f}  accuracy {report.accuracy:.4f}  "
-            f"sparsity {report.sparsity:.4f}  threshold {report.threshold:.5f}"
-        )
+        # short enough for the 80 columns of a terminal; the log has the rest
+        state = f"loss {report.loss:.3f}  top-1 {report.accuracy:.3f}  sparsity {report.sparsity:.3f}"
         self._progress.update(self._task, completed=report.step, state=state)
+        if not self._progress.disable and not self._progress.console.is_terminal and self._due():
+            self.say(f"step {report.step} of {self._steps}, epoch {report.epoch:.2f}: {state}")
+
+    def _due(self) -> bool:
+        """In a file or a pipe no bar moves: every so often a line shows that the run is alive."""
+        now = time.monotonic()
+        if now - self._told < LINE_SECONDS:
+            return False
+        self._told = now
+        return True
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -12,18 +12,26 @@ from torch import nn
 
 from runtime.data import EvaluationSet
 from runtime.errors import UserError
-from st3.checkpoint import INFO_FILE, Checkpoint, CheckpointInfo, load_checkpoint, write_checkpoint
+from st3.checkpoint import INFO_FILE, Checkpoint, load_checkpoint, write_checkpoint
 from st3.plan import SparsityPlan
 from train.dataset import Dataset
 from train.detect import data_key
 from train.evaluate import evaluate
-from train.network import Make, Reference, answer_shape, factory, parse_reference, refuse_misfit
+from train.network import (
+    Make,
+    Reference,
+    answer_shapes,
+    factory,
+    parse_reference,
+    refuse_misfit,
+    torchvision_name,
+)
 from train.one_shot import METHOD, prune_at_once, recalibrate
-from train.provenance import commit, versions
 from train.rates import cosine
 from train.recipe import Recipe, digest, find_recipe, recipe_names
 from train.seeds import derive, generator
 from train.start import first_weights, load_start, start_digest, zoo_weights
+from train.untrained_facts import untrained_info
 from train.weight_file import is_weight_file
 
 EPOCHS_SHARE = 0.5
@@ -82,12 +90,22 @@ def open_source(text: str, reference: Reference | None, weights: str | None, dat
         raise UserError(f"{text} is neither a checkpoint nor a file of weights (.safetensors, .pt)")
     else:
         reference = reference or parse_reference(text)
+        if ":" not in text:
+            _refuse_unknown(text, reference)
         own = not reference.name.startswith(("torchvision:", "timm:"))
         start = "" if own and weights is None else zoo_weights(reference, weights or "DEFAULT")
     if data is None:
         raise UserError(f"name the pictures that {text} was trained on: --data FOLDER (train/<class>/*, val/<class>/*)")
     key = data_key(data)
     return Source(f"sparsify-{key.replace('_', '-')}", _foreign(key, reference), start, None, reference.short)
+
+
+def _refuse_unknown(text: str, reference: Reference) -> None:
+    """A word alone may have been meant as a path or as one of torchvision's networks."""
+    try:
+        torchvision_name(reference)
+    except UserError as error:
+        raise UserError(f"there is no checkpoint or file {text}, and {error}") from error
 
 
 def _from_checkpoint(text: str, reference: Reference | None) -> Source:
@@ -143,7 +161,7 @@ def network_of(source: Source, dataset: Dataset, maps: bool) -> tuple[Make, bool
     Args:
         source: the trained network.
         dataset: its pictures.
-        maps: whether a network that answers with maps (a segmentation network) will do.
+        maps: whether a network that answers with maps (a segmentation network, a detector's backbone) will do.
 
     Raises:
         UserError: the network fits neither the pictures nor the classes, or the weights are another network's.
@@ -153,7 +171,8 @@ def network_of(source: Source, dataset: Dataset, maps: bool) -> tuple[Make, bool
     name = recipe.reference.name if recipe.reference is not None else source.name
     classifies = True
     if recipe.reference is not None:
-        classifies = not maps or len(answer_shape(make(), name, dataset.preprocessing.shape)) == 1
+        shapes = answer_shapes(make(), name, dataset.preprocessing.shape).values() if maps else ()
+        classifies = not maps or [len(shape) for shape in shapes] == [1]
     if classifies:
         refuse_misfit(make, name, dataset.preprocessing.shape, classes)
 
@@ -218,40 +237,39 @@ def sparsify_at_once(
     patterns = prune_at_once(model, plan)
     tell("measuring the pruned network")
     pruned = after = measure(model, evaluation, device)
-    seen = 0
     if pictures:
-        order = torch.randperm(dataset.size, generator=generator(torch.device("cpu"), seed, "recalibration"))
         tell(f"recalibrating on {min(pictures, dataset.size)} training pictures")
-        torch.manual_seed(derive(seed, "recalibration"))
-        seen = recalibrate(model, dataset.plain(order[:pictures], device, batch_size=128))
+    seen = _recalibrate(model, dataset, pictures, seed, device)
     if seen:
         tell("measuring the recalibrated network")
         after = measure(model, evaluation, device)
     reference = source.recipe.reference
-    info = CheckpointInfo(
+    info = untrained_info(
+        plan,
+        plan.pattern,
         recipe=source.name,
         recipe_digest=digest(source.recipe),
         method=METHOD,
-        pattern=plan.pattern,
-        plan=plan,
-        target_sparsity=plan.target,
         accuracy=after.accuracy,
         loss=after.loss,
         evaluation=evaluation.info.name if evaluation is not None else "none",
         preprocessing=dataset.preprocessing,
         classes=dataset.classes if evaluation is not None else (),
         seed=seed,
-        epochs=0.0,
-        steps=0,
-        batch_size=0,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        threads=torch.get_num_threads(),
         train_seconds=time.perf_counter() - began,
-        commit=commit(),
-        versions=versions(),
         execution=f"batch normalisations recalibrated on {seen} pictures" if seen else "eager",
         start=start_digest(source.start) if source.start else "",
         model=reference.name if reference else "",
         model_arguments=reference.arguments if reference else {},
     )
     return OneShot(before, pruned, after, seen, write_checkpoint(out, model, info, patterns))
+
+
+def _recalibrate(model: nn.Module, dataset: Dataset, pictures: int, seed: int, device: torch.device) -> int:
+    """Recalibrate on some training pictures; on how many, which is 0 where nothing keeps statistics."""
+    if not pictures:
+        return 0
+    order = torch.randperm(dataset.size, generator=generator(torch.device("cpu"), seed, "recalibration"))
+    torch.manual_seed(derive(seed, "recalibration"))
+    return recalibrate(model, dataset.plain(order[:pictures], device, batch_size=128))

@@ -26,11 +26,13 @@ _SPARSITY = 0.9
 @click.option("--one-shot", is_flag=True, help="Prune by magnitude at once and recalibrate; no training, no labels.")
 @click.option(
     "--recalibrate", type=click.IntRange(min=0), default=2048, show_default=True, metavar="PICTURES",
-    help="Training pictures from which --one-shot takes the statistics of batch normalisations; 0: keeps the old ones.",
+    help="Training pictures from which --one-shot takes the statistics of batch normalisations; 0 keeps the old ones.",
 )  # fmt: skip
 @model_options
-@plan_options
-@click.option("--method", default="st3", show_default=True, help="That fine-tunes.")
+@plan_options(f"default: {_SPARSITY}")
+@click.option(
+    "--method", metavar="METHOD", default="st3", show_default=True, help="That tunes; `st3 train --help` lists them."
+)
 @click.option(
     "--epochs", type=click.FloatRange(min=0, min_open=True), help="Of tuning.  [default: half the recipe's, or 3]"
 )
@@ -62,6 +64,8 @@ def sparsify(source: str, **given: Any) -> None:
     Without --one-shot it is tuned with ST-3 on a short schedule while it becomes sparse. The accuracy is printed before
     and after.
     """
+    from runtime.errors import UserError
+    from st3.checkpoint import check_place
     from train.dataset import load_dataset, prepare_evaluation_set
     from train.network import parse_reference
     from train.options import make_plan
@@ -80,6 +84,9 @@ def sparsify(source: str, **given: Any) -> None:
     home = Path("runs") / found.name
     name = checkpoint_name("one-shot" if given["one_shot"] else given["method"], plan)
     out = given["out"] or home / "checkpoints" / f"{found.short}-{name}"
+    check_place(out)
+    if out.resolve() == Path(source).resolve():
+        raise UserError(f"--out {out} is the network that is read; give another folder")
     evaluation = prepare_evaluation_set(dataset, given["evaluation"] or home / "evaluation") if classifies else None
     if given["one_shot"]:
         _one_shot(out, found, make, plan, dataset, evaluation, where, given)
@@ -113,9 +120,12 @@ def _one_shot(
     from train.lock import locked
     from train.sparsify import sparsify_at_once
 
-    with locked(out), Console(stderr=True).status("opening") as status:
+    console = Console(stderr=True)
+    with locked(out), console.status("opening") as status:
+        # nothing turns in a file or a pipe: there each thing that is done is a line
+        tell = status.update if console.is_terminal else console.print
         done = sparsify_at_once(
-            out, source, make, plan, dataset, evaluation, given["recalibrate"], given["seed"], where, status.update
+            out, source, make, plan, dataset, evaluation, given["recalibrate"], given["seed"], where, tell
         )
     stages = {"before": done.before, "pruned": done.pruned, "after": done.after} if evaluation is not None else {}
     how = f"recalibrated on {done.pictures} pictures" if done.pictures else "not recalibrated"
@@ -143,7 +153,7 @@ def _tune(
     from train.options import Options, make_job
     from train.run import completed, train_checkpoint
     from train.sparsify import Accuracy, measure
-    from train.stop import EXIT_CODE, StoppedError, stop_on_sigterm
+    from train.stop import StoppedError, stop_on_signals
 
     find_method(given["method"])
     changes = {"learning_rate": given["learning_rate"]} if given["learning_rate"] else {}
@@ -157,7 +167,7 @@ def _tune(
         changes=changes,
     )
     job, remark = make_job(source.name, recipe, given["method"], plan, options, dataset, where, World())
-    with locked(out), stop_on_sigterm() as stop:
+    with locked(out), stop_on_signals() as stop:
         with Console(stderr=True).status("measuring the dense network"):
             before = measure(make().to(where), evaluation, where)
         checkpoint = completed(out, job.settings) if given["resume"] else None
@@ -166,7 +176,7 @@ def _tune(
                 checkpoint = train_checkpoint(out, job, evaluation, given["resume"], stop, remark)
             except StoppedError as stopped:
                 click.echo(f"{stopped}; the state is saved, go on with --resume", err=True)
-                raise SystemExit(EXIT_CODE) from None
+                raise SystemExit(stop.exit_code) from None
     assert checkpoint is not None
     info = checkpoint.info
     after = Accuracy(info.accuracy, info.loss)

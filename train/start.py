@@ -10,7 +10,7 @@ from runtime.data import sha256_of
 from runtime.errors import UserError
 from st3.checkpoint import WEIGHT_FILE, load_checkpoint
 from st3.layers import prunable_layers
-from train.network import TIMM, TORCHVISION, Reference, import_timm
+from train.network import TIMM, TORCHVISION, Reference, import_timm, torchvision_name
 from train.weight_file import is_weight_file, read_weights
 
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.", "aux_classifier.")
@@ -30,7 +30,7 @@ def zoo_weights(reference: Reference, weights: str) -> str:
     if reference.name.startswith(TORCHVISION):
         from torchvision.models import get_model_weights
 
-        known = get_model_weights(reference.name.removeprefix(TORCHVISION))
+        known = get_model_weights(torchvision_name(reference))
         if weights not in known.__members__:
             names = ", ".join(known.__members__) or "none"
             raise UserError(f"--weights {weights}: {reference.name} has {names}")

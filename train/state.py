@@ -62,10 +62,24 @@ class StateStore:
     def __init__(self, checkpoint: Path) -> None:
         self.folder = checkpoint.with_name(f".{checkpoint.name}.training")
         self.log = self.folder / "log.jsonl"
+        self._aside = checkpoint.with_name(f".{checkpoint.name}.training.interrupted")
 
     def clear(self) -> None:
         """Remove everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, self._aside):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def set_aside(self) -> str:
+        """Begin afresh, but keep the last interrupted run's state; what to tell the user, empty if there was none."""
+        if not self._states():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return ""
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self.folder.rename(self._aside)
+        return (
+            f"an interrupted run's state is set aside as {self._aside}; to go on with it, stop this run, name it "
+            f"{self.folder.name} again and give --resume"
+        )
 
     def save(self, settings: Settings, step: int, seconds: float, state: State) -> None:
         """Write the state after ``step`` steps, then remove the older ones.

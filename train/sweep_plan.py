@@ -88,6 +88,8 @@ def plan_runs(
         raise UserError("a sweep needs at least one run; give --methods, for instance dense,st3,gmp")
     for method, sparsity in points:
         find_method(method)
+        if method != "dense" and sparsity is None and ":" not in pattern:
+            raise UserError(f"--sparsities: {method} needs fractions of zeros in [0, 1), for instance 0.9,0.95")
         if method != "dense":
             SparsityPlan(sparsity=sparsity, pattern=pattern)
     runs = [

@@ -103,7 +103,8 @@ class Trainer:
         self._average = Average(self.model, self._recipe.ema) if self._recipe.ema else None
         self._graph = GraphStep(self._body) if self._execution.graph else None
         self._network: nn.Module | None = None
-        gc.collect()  # the wrapper of before still listens to the gradients
+        if self._world.size > 1:
+            gc.collect()  # the wrapper of before still listens to the gradients
         self._network = self._world.wrap(self.model)
         self._forward = cast("Network", torch.compile(self._network) if self._execution.compile else self._network)
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from runtime.data import Preprocessing, write_evaluation_set
 from runtime.errors import UserError
-from st3.checkpoint import CheckpointInfo, write_checkpoint
+from st3.checkpoint import write_checkpoint
 from st3.layers import Prunable, prunable_layers
 from st3.plan import SparsityPlan
 from train.densities import LayerSize, Weights, densities, parse_weights
-from train.provenance import commit, versions
 from train.seeds import derive, generator
+from train.untrained_facts import untrained_info
 
 PICTURES = 16
 SIDE = 224
@@ -84,26 +84,15 @@ def write_untrained(folder: Path, network: str, name: str, side: int = SIDE) -> 
     model = make_network(network, weights, side)
     method = {"u": "uniform", "st3": "global"}.get(weights.kind, weights.kind)
     pattern = "dense" if method == "dense" else "unstructured"
-    info = CheckpointInfo(
+    info = untrained_info(
+        SparsityPlan(sparsity=weights.sparsity),
+        pattern,
         recipe=f"{network}-untrained",
         method=method,
-        pattern=pattern,
-        plan=SparsityPlan(sparsity=weights.sparsity),
-        target_sparsity=weights.sparsity,
-        accuracy=0.0,
-        loss=0.0,
         evaluation="noise",
         preprocessing=_preprocessing(side),
         classes=_classes(),
         seed=_SEED,
-        epochs=0.0,
-        steps=0,
-        batch_size=0,
-        device="cpu",
-        threads=torch.get_num_threads(),
-        train_seconds=0.0,
-        commit=commit(),
-        versions=versions(),
     )
     patterns = {
         name: ("dense", "depthwise: too few weights a channel") if is_depthwise(layer) else (pattern, "")

@@ -36,6 +36,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         found: object = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):
+            first = "it is damaged, or holds pickled objects, such as a whole network, and not tensors alone"
         raise UserError(
             f"{path} cannot be read as plain weights ({first}); save them with "
             f"safetensors.torch.save_file(model.state_dict(), ...) or torch.save(model.state_dict(), ...)"

@@ -100,8 +100,8 @@ def _few_weights(case: Case) -> str | None:
     if case.is_dense_format or per_channel >= _FEW_WEIGHTS:
         return None
     return (
-        f"no higher sparsity: an output channel has {per_channel:.1f} weights left, so that beginning and ending its "
-        "sum takes most of the time; fewer channels (--pattern channel) would help"
+        f"more zeros help little: an output channel has {per_channel:.1f} weights left, so that beginning and ending "
+        "its sum takes most of the time; fewer channels (--pattern channel) would help"
     )
 
 
@@ -110,7 +110,7 @@ def _one_input_channel(case: Case) -> str | None:
     if case.layer.op != "conv2d" or shape[1] != 1:
         return None
     taps = math.prod(shape[2:])
-    return f"no higher sparsity: an output channel has {taps} weights from one input channel, little to leave out"
+    return f"more zeros help little: an output channel has {taps} weights from one input channel, little to leave out"
 
 
 def _small_map(case: Case) -> str | None:

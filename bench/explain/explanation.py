@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from bench.environment import usable_cpus
 from bench.explain.advice import Case, advise
 from bench.explain.roofline import Bound, bound, usable_macs
 from bench.machine.processor import examine
@@ -127,6 +128,9 @@ def _steps(artifact: Artifact, threads: int) -> tuple[dict[str, float], list[str
     """Median microseconds by the layers of a step, steps without weights by their names; or why there is nothing."""
     if artifact.manifest.engine != "native":
         return {}, [f"the engine {artifact.manifest.engine} does not time its steps; native does"]
+    usable = len(usable_cpus())
+    if threads > usable:  # their turns would be timed, and not the layers
+        return {}, [f"not measured: {threads} threads on {usable} CPUs; give --threads {usable} or fewer"]
     try:
         engine = load(artifact.folder, threads, verify=False)
     except UserError as error:

@@ -37,7 +37,7 @@ def one_layer(answer: Answer, found: Explanation) -> Table:
     if layer.dense_us is not None:
         table.add_row("dense kernel", f"{layer.dense_us:.2f} us when it was compiled")
     for index, text in enumerate(found.advice):
-        table.add_row("" if index else "faster with", text)
+        table.add_row("" if index else "advice", text)
     return table
 
 
@@ -49,7 +49,7 @@ def all_layers(answer: Answer) -> Table:
     for name in ("density", "bound us", "us", "of time"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("format", no_wrap=True)
-    table.add_column("faster with", overflow="fold")
+    table.add_column("advice", overflow="fold")
     for found in answer.layers:
         layer = found.layer
         table.add_row(
@@ -60,7 +60,7 @@ def all_layers(answer: Answer) -> Table:
             _cell(found),
             numbers.percent(found.share),
             layer.format,
-            found.advice[0].partition(":")[0],
+            found.advice[0].partition(": ")[0],
         )
     return table
 

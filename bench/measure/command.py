@@ -13,7 +13,7 @@ from bench.measure.protocol import LAUNCHES
 from bench.measure.session import plan_session, resumable, run_session
 from bench.measure.yardstick import parse as parse_yardstick
 from bench.measurement import Scenario, Settings
-from bench.measurement_file import part_of, read_measurements, set_aside
+from bench.measurement_file import part_of, read_measurements, read_records, set_aside
 from runtime.command import trust_options
 from runtime.errors import UserError
 from runtime.trust import demand_everywhere
@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 
 ROUNDS_MIN = 5
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+DRAW_S, LINE_S = 0.5, 30.0
+"""Seconds between two drawings of the bar in a terminal, and between two lines in a file or a pipe."""
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
+
+
+def _threads(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+    """``2`` or ``1,2`` of each option."""
+    try:
+        return tuple(int(part) for value in values for part in value.split(","))
+    except ValueError:
+        message = f"{' '.join(values)} is neither a number nor numbers with commas between them"
+        raise click.BadParameter(message, ctx, param) from None
 
 
 @click.command()
@@ -33,9 +44,15 @@ INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 @click.option(
     "--evaluation", required=True, type=click.Path(path_type=Path), help="Evaluation set written by training."
 )
-@click.option("--threads", multiple=True, type=int, help="CPU threads; may be repeated.  [default: 1 and 2]")
 @click.option(
-    "--seconds", type=float, default=2.0, show_default=True, help="Measuring time per artifact and condition."
+    "--threads", multiple=True, callback=_threads, metavar="N[,N...]", help="CPU threads; repeatable.  [default: 1,2]"
+)
+@click.option(
+    "--seconds",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="Measuring time per artifact and condition, in seconds.",
 )
 @click.option("--rounds", type=int, help="Interleaved rounds, instead of --seconds.")
 @click.option(
@@ -52,10 +69,16 @@ INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Chooses the pictures, and when they arrive at a server."
 )
-@click.option("--out", type=click.Path(path_type=Path), default=Path("measurements.jsonl"), show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("measurements.jsonl"),
+    show_default=True,
+    help="The measurement file.",
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted session: OUT.part is not measured again.")
 @trust_options
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as one JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout: the rows.")
 def bench(
     artifacts: tuple[Path, ...],
     evaluation: Path,
@@ -76,9 +99,9 @@ def bench(
 ) -> None:
     """Measure ARTIFACTS side by side: latency, throughput, accuracy, memory, size, load time and energy.
 
-    ARTIFACTS are artifacts or folders that are searched for artifacts. Everyone runs in a process of its own, in turns,
-    and one of them twice, to see what the run can tell apart. A session that is stopped, by Ctrl-C or otherwise, keeps
-    every finished round in OUT.part, and --resume goes on with it.
+    ARTIFACTS are artifacts or folders that are searched for artifacts. Each runs in processes of its own, in turns with
+    the others, and one of them twice, to see what the run can tell apart. A session that is stopped, by Ctrl-C or
+    otherwise, keeps every finished round in OUT.part, and --resume goes on with it.
 
     Scenarios, after MLPerf's: in single-stream one call follows the other (always measured); in offline all pictures
     are there from the start, and pictures a second count; to a server they come at random moments, and what counts is
@@ -88,6 +111,7 @@ def bench(
     chosen = threads or tuple(range(1, 1 + min(2, len(usable_cpus()))))
     settings = settings_for(seconds, rounds, seed, launches)
     settings = with_scenarios(settings, scenario, server_bound, server_rate)
+    _check_place(out)
     plan = plan_session(artifacts, evaluation, chosen, settings, [parse_yardstick(text) for text in baseline])
     part = part_of(out)
     if part.exists() and not resume:
@@ -105,6 +129,19 @@ def bench(
         kept = f"what is measured is kept in {part}; --resume goes on" if part.exists() else "nothing was measured yet"
         click.echo(f"interrupted with {finished} of {len(plan.conditions)} conditions finished: {kept}", err=True)
         raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _check_place(out: Path) -> None:
+    """Refuse to replace what is no session, before anything is measured; say that one will be replaced."""
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; name a file in it, for instance {out / 'measurements.jsonl'}")
+    if not out.exists():
+        return
+    try:
+        read_records(out)
+    except UserError as error:
+        raise UserError(f"--out {out} is there and is no finished session ({error}); give another name") from error
+    click.echo(f"{out} is there, and is replaced when this session is finished", err=True)
 
 
 def settings_for(seconds: float, rounds: int | None, seed: int, launches: int = LAUNCHES) -> Settings:
@@ -145,21 +182,30 @@ def with_progress(plan: Plan, out: Path, resume: bool = False) -> int:
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
         total = plan.steps(resumable(plan, out) if resume else ())
         task = progress.add_task("starting", total=total)
-        return run_session(plan, out, _stepper(progress.update, progress.refresh, task), resume=resume)
+        show = progress.refresh
+        if not progress.console.is_terminal:  # in a file or a pipe no bar moves
+
+            def show() -> None:
+                done = progress.tasks[0]
+                text = f"{done.completed:.0f} of {done.total:.0f} steps: {done.description}"
+                progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+        every_s = DRAW_S if progress.console.is_terminal else LINE_S
+        return run_session(plan, out, _stepper(progress.update, show, task, every_s), resume=resume)
 
 
 def _stepper(
-    update: Callable[..., None], refresh: Callable[[], None], task: object, every_s: float = 0.5
+    update: Callable[..., None], show: Callable[[], None], task: object, every_s: float
 ) -> Callable[[str], None]:
     from time import monotonic
 
-    drawn = 0.0
+    shown = monotonic()
 
     def advance(text: str) -> None:
-        nonlocal drawn
+        nonlocal shown
         update(task, advance=1, description=text)
-        if monotonic() - drawn >= every_s:
-            refresh()
-            drawn = monotonic()
+        if monotonic() - shown >= every_s:
+            show()
+            shown = monotonic()
 
     return advance

@@ -15,6 +15,8 @@ from runtime.data import Preprocessing
 from runtime.engine import Engine
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 _SHAPE = (1, 1, 1, 1)
@@ -27,7 +29,7 @@ class IdleEngine(Engine):
     def __init__(self) -> None:
         super().__init__(_artifact(), threads=1)
 
-    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+    def _compute(self, given: NDArray[np.float32], results: Sequence[NDArray[np.float32]]) -> None:
         """See ``Engine._compute``."""
 
 

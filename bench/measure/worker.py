@@ -64,7 +64,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
 
 
 class Bench(msgspec.Struct):
-    """What a worker holds between two requests. ``unfit``: why the evaluation set cannot be run, for a yardstick."""
+    """What a worker holds between two requests. ``unfit``: why the answers cannot be held against the labels."""
 
     engine: Engine
     evaluation: EvaluationSet
@@ -86,12 +86,12 @@ def open_bench(request: Load, folder: Path) -> tuple[Bench, Loaded]:
         engine = open_yardstick(path, request.engine, request.batch_size, request.threads, evaluation, folder)
     else:
         engine = load(request.artifact, request.threads, engine=request.engine)
-    unfit = _unfit(evaluation, engine)
-    if unfit and not request.artifact.endswith(SUFFIX):
-        raise UserError(f"{unfit}; give the evaluation set that its training wrote")
-    draw = draw_noise if unfit else draw_inputs
+    foreign = _foreign(evaluation, engine)
+    if foreign and not request.artifact.endswith(SUFFIX):
+        raise UserError(f"{foreign}; give the evaluation set that its training wrote")
+    draw = draw_noise if foreign else draw_inputs
     inputs = draw(evaluation, request.batch_size, request.seed, engine.artifact.manifest.input.shape)
-    return Bench(engine, evaluation, inputs, request.batch_size, unfit), Loaded(cpus=cpus)
+    return Bench(engine, evaluation, inputs, request.batch_size, foreign or _no_classes(engine)), Loaded(cpus=cpus)
 
 
 def pin(cpus: tuple[int, ...]) -> tuple[int, ...]:
@@ -102,9 +102,19 @@ def pin(cpus: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0)))
 
 
-def _unfit(evaluation: EvaluationSet, engine: Engine) -> str:
+def _no_classes(engine: Engine) -> str:
+    """Why there is no accuracy: the network is no classifier."""
+    manifest = engine.artifact.manifest
+    if len(manifest.outputs) == 1 and len(manifest.output.shape) == 2:
+        return ""
+    shapes = ", ".join(f"{spec.name!r} {spec.shape[1:]}" for spec in manifest.outputs)
+    return f"accuracy is a classifier's, which answers with one number for each class; {manifest.name} has {shapes}"
+
+
+def _foreign(evaluation: EvaluationSet, engine: Engine) -> str:
     info, manifest = evaluation.info, engine.artifact.manifest
-    if info.preprocessing == manifest.preprocessing and len(info.classes) == len(manifest.classes):
+    same_classes = bool(_no_classes(engine)) or len(info.classes) == len(manifest.classes)
+    if info.preprocessing == manifest.preprocessing and same_classes:
         return ""
     return (
         f"the evaluation set {info.name!r} has {info.preprocessing} and {len(info.classes)} classes, "

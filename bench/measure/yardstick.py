@@ -40,8 +40,10 @@ def parse(text: str) -> Yardstick:
         raise UserError(f"{given}: it must be ENGINE:FILE{SUFFIX}, with {' or '.join(ENGINES)} for the engine")
     if importlib.util.find_spec(engine) is None:
         raise UserError(f"{given}: {engine} is not installed: pip install {engine}")
-    if not path.endswith(SUFFIX) or not Path(path).is_file():
-        raise UserError(f"{given}: {path} is no file that ends with {SUFFIX}")
+    if not Path(path).is_file():
+        raise UserError(f"{given}: there is no file {path}; give an ONNX file")
+    if not path.endswith(SUFFIX):
+        raise UserError(f"{given}: {path} does not end with {SUFFIX}; give an ONNX file")
     return Yardstick(engine, Path(path).resolve())
 
 

@@ -6,7 +6,7 @@ field that they do not write, or one that is missing, is refused.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -55,9 +55,6 @@ class NetworkTime(_Line, frozen=True, tag_field="kind", tag="time"):
     version: str
     us: tuple[float, ...]
     us_cold: tuple[float, ...]
-
-
-NetworkLine: TypeAlias = "NetworkChoice | NetworkFloor | NetworkTime"
 
 
 class LayerLine(_Line, frozen=True):

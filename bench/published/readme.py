@@ -24,8 +24,3 @@ def with_tables(text: str, make: Callable[[str], str]) -> str:
             "the markers of the tables do not match: a line <!-- table:NAME -->, the table, a line <!-- /table -->"
         )
     return _TABLE.sub(lambda found: f"{found[1]}{make(found[2])}\n{found[4]}", text)
-
-
-def table_names(text: str) -> list[str]:
-    """The tables that a text has places for."""
-    return _OPEN.findall(text)

@@ -53,11 +53,9 @@ def _report(path: Path, folder: Path, as_json: bool) -> None:
 
 
 def _compare(paths: tuple[Path, ...], folder: Path, as_json: bool) -> None:
-    from rich.console import Console
-
     from bench.report.compare import compare
     from bench.report.compare_report import write_comparison
-    from bench.report.terminal import show_comparison
+    from bench.report.terminal import show_comparison, terminal
     from bench.report.write import encode
 
     first, second = map(read_measurements, paths)
@@ -67,7 +65,7 @@ def _compare(paths: tuple[Path, ...], folder: Path, as_json: bool) -> None:
     if as_json:
         click.echo(encode(comparison), nl=False)
         return
-    show_comparison(Console(soft_wrap=True), comparison)
+    show_comparison(terminal(), comparison)
     click.echo(f"\ncomparison: {folder / 'compare.html'} (also .md, .csv, .json)")
 
 

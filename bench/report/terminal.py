@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -35,7 +36,7 @@ def print_session(session: Measurements, source: Path, as_json: bool, last: str)
     if as_json:
         click.echo(encode(document(session, source.name, analysis)), nl=False)
         return
-    show(Console(soft_wrap=True), analysis, groups(analysis.rows))
+    show(terminal(), analysis, groups(analysis.rows))
     for line in (*harness_lines(session), *capacity_lines(session)):
         click.echo(line)
     click.echo(f"\n{last}")
@@ -62,6 +63,13 @@ def capacity_lines(session: Measurements) -> list[str]:
     return lines
 
 
+def terminal() -> Console:
+    """Where tables are printed; a file or a pipe has no width, and a name should not be folded into a default one."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+
+
 def show(console: Console, analysis: Analysis, comparable: list[Group]) -> None:
     """Print failures, warnings, a table per condition, and last the answer in one line per condition."""
     for failure in analysis.failures:
@@ -77,7 +85,9 @@ def show(console: Console, analysis: Analysis, comparable: list[Group]) -> None:
     console.print()
     for group in comparable:
         where = f"batch {group.batch_size}, {numbers.threads(group.threads)}"
-        console.print(f"{where}: {group.headline}", markup=False, highlight=False)
+        best = next((pick.best for pick in group.picks if pick.best is not None), None)
+        which = "" if best is None else f"{best.checkpoint} is "
+        console.print(f"{where}: {which}{group.headline}", markup=False, highlight=False)
 
 
 def _table(group: Group) -> Table:

@@ -26,7 +26,7 @@ _COLUMNS = ("scenario", "answered", "errors", "lost", "req/s", "p50 ms", "p99 ms
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path, exists=True))
-@click.option("--seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="Of each scenario.")
+@click.option("--seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="Seconds of each scenario.")
 @click.option("--clients", type=click.IntRange(1), default=64, show_default=True, help="Connections at once.")
 @click.option("--server", "arguments", multiple=True, metavar="OPTION", help="An option of st3 serve; again for more.")
 @click.option(
@@ -34,7 +34,11 @@ _COLUMNS = ("scenario", "answered", "errors", "lost", "req/s", "p50 ms", "p99 ms
 )
 @click.option("--soak", "soak_minutes", type=click.FloatRange(0), default=0.0, help="Soak for these minutes instead.")
 @click.option(
-    "--pause-ms", type=click.FloatRange(0), default=20.0, show_default=True, help="Soak: between two requests."
+    "--pause-ms",
+    type=click.FloatRange(0),
+    default=20.0,
+    show_default=True,
+    help="Soak: pause between requests.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Append one JSON line per result to this file.")
 def main(

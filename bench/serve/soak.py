@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from bench.serve.client import Tally
     from bench.serve.server import Server
 
 _SAMPLE_S = 5.0
@@ -78,21 +79,25 @@ async def soak(
             said = time.monotonic()
             say(f"{now:.0f} s: {load.tally.statuses[200]} answered, RSS {samples[-1]}")
     tally = await load.stop()
+    return _outcome(tally, samples, time.monotonic() - began, bad, reloads)
+
+
+def _outcome(tally: Tally, samples: list[dict[str, int]], seconds: float, bad: int, reloads: int) -> SoakOutcome:
+    """What clients saw, and the memory of each process over time, in bytes in ``samples``."""
     growth = {key: _growth([sample[key] for sample in samples]) for key in samples[0]}
     failures = [f"{key}: memory grew by {part:.1%}" for key, part in growth.items() if part > _MOST_GROWTH]
     if tally.errors or tally.lost:
         failures.append(f"{dict(tally.statuses)}, {tally.lost} lost")
-    rss = {key: [round(sample[key] / 2**20, 2) for sample in samples] for key in samples[0]}
     return SoakOutcome(
-        time.monotonic() - began,
-        tally.statuses[200],
-        tally.errors,
-        tally.lost,
-        bad,
-        reloads,
-        rss,
-        growth,
-        tuple(failures),
+        seconds=seconds,
+        answered=tally.statuses[200],
+        errors=tally.errors,
+        lost=tally.lost,
+        malformed=bad,
+        reloads=reloads,
+        rss_mib={key: [round(sample[key] / 2**20, 2) for sample in samples] for key in samples[0]},
+        growth=growth,
+        failures=tuple(failures),
     )
 
 

@@ -53,13 +53,13 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
     library = choose.choose(target.architecture)
     effort.report("writing the fp16 model")
     model = write_model(network)
-    deviation = rehearse(model, network)
+    deviations = rehearse(model, network)
     effort.report(f"{library.title} is building for {target.architecture}")
     built = build_plan(library, model, target.architecture)
     verdicts = layer_verdicts(network, model, built, library)
     write_payload(folder / "payload", library, target.architecture, built.plan)
     write_source(folder / "source", model, built, verdicts)
-    return result(network, verdicts, deviation, library)
+    return result(network, verdicts, deviations, library)
 
 
 def write_model(network: Network) -> ModelProto:
@@ -72,5 +72,5 @@ def write_model(network: Network) -> ModelProto:
         graph = network.graph()
     except UserError:
         program = half_program(network.program(), network.input_shape)
-        return half_onnx(program, network.input_name, network.output_name)
-    return half_model(simplify(graph), network.input_shape[0], network.input_name, network.output_name)
+        return half_onnx(program, network.input_name, network.output_names)
+    return half_model(simplify(graph), network.input_shape[0], network.input_name, network.output_names)

@@ -9,6 +9,7 @@ from typing import final
 from torch import fx, nn
 
 from compile.cuda.network import GpuNetwork
+from compile.cuda.results import Shapes
 from compile.cuda.sites import Site, sites
 from compile.cuda.swap import SwappedNetwork, program_sites
 from compile.graph import Graph
@@ -31,8 +32,11 @@ class Body(ABC):
         """The layers by the value that they make, in execution order."""
 
     @abstractmethod
-    def build(self, layers: Mapping[str, nn.Module], dtype: str, output_shape: tuple[int, ...]) -> nn.Module:
-        """The network with modules for its layers: float32 ``(B, C, H, W)`` in, float32 ``output_shape`` out."""
+    def build(self, layers: Mapping[str, nn.Module], dtype: str, output_shapes: Shapes) -> nn.Module:
+        """The network with modules for its layers: float32 ``(B, C, H, W)`` in, float32 of ``output_shapes`` out.
+
+        One output is a tensor, several are a tuple of them.
+        """
 
 
 @final
@@ -48,9 +52,9 @@ class GraphBody(Body):
         """See ``Body.sites``."""
         return sites(self.graph, batch, dtype)
 
-    def build(self, layers: Mapping[str, nn.Module], dtype: str, output_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, layers: Mapping[str, nn.Module], dtype: str, output_shapes: Shapes) -> nn.Module:
         """See ``Body.build``."""
-        return GpuNetwork(self.graph, layers, dtype, output_shape).eval()
+        return GpuNetwork(self.graph, layers, dtype, output_shapes).eval()
 
 
 @final
@@ -67,9 +71,9 @@ class ProgramBody(Body):
         del batch
         return program_sites(self.module, dtype)
 
-    def build(self, layers: Mapping[str, nn.Module], dtype: str, output_shape: tuple[int, ...]) -> nn.Module:
+    def build(self, layers: Mapping[str, nn.Module], dtype: str, output_shapes: Shapes) -> nn.Module:
         """See ``Body.build``."""
-        return SwappedNetwork(self.module, layers, dtype, output_shape).eval()
+        return SwappedNetwork(self.module, layers, dtype, output_shapes).eval()
 
 
 def open_body(network: Network) -> Body:

@@ -19,10 +19,11 @@ from compile.cuda.candidates import offer
 from compile.cuda.choice import Choice, place
 from compile.cuda.choose import by_measurement, by_model
 from compile.cuda.errors import Errors, emulated, errors, exact
+from compile.cuda.results import Shapes
 from compile.cuda.sites import Site
 from compile.cuda.tune import Budget, measure_all
 from compile.network import Network
-from runtime.artifact import DeviceProof, Requirements, Target
+from runtime.artifact import GOLDEN_INPUTS, DeviceProof, Requirements, Target, golden_output
 from runtime.cuda import gpu, nvrtc
 from runtime.errors import UserError
 
@@ -36,7 +37,7 @@ class Job(msgspec.Struct, frozen=True):
     target: Target
     sites: dict[str, Site]
     inputs: Tensor
-    golden: Tensor
+    golden: tuple[Tensor, ...]
     here: bool
 
     def layers(self, choices: Mapping[str, Choice]) -> dict[str, nn.Module]:
@@ -45,8 +46,12 @@ class Job(msgspec.Struct, frozen=True):
 
     def network(self, layers: Mapping[str, nn.Module]) -> nn.Module:
         """The network of such modules, where it will run."""
-        made = self.body.build(layers, self.target.dtype, tuple(self.golden.shape))
+        made = self.body.build(layers, self.target.dtype, self.shapes())
         return made.to("cuda") if self.here else made
+
+    def shapes(self, batch: int | None = None) -> Shapes:
+        """The shape of each output, for another number of pictures if one is given."""
+        return tuple((batch or len(output), *output.shape[1:]) for output in self.golden)
 
 
 def build(network: Network, target: Target, folder: Path, effort: Effort) -> Built:
@@ -69,9 +74,10 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
 def open_job(network: Network, target: Target, folder: Path) -> Job:
     """Read the network and the golden data."""
     body = open_body(network)
-    inputs, golden = (torch.from_numpy(np.load(folder / "golden" / f"{name}.npy")) for name in ("inputs", "outputs"))
+    names = [GOLDEN_INPUTS, *(golden_output(index) for index in range(len(network.output_names)))]
+    inputs, *golden = (torch.from_numpy(np.load(folder / name)) for name in names)
     here = gpu.architecture() == target.architecture
-    return Job(body, target, body.sites(target.batch_size, target.dtype), inputs, golden, here)
+    return Job(body, target, body.sites(target.batch_size, target.dtype), inputs, tuple(golden), here)
 
 
 def choose(job: Job, effort: Effort) -> dict[str, Choice]:
@@ -89,12 +95,13 @@ def choose(job: Job, effort: Effort) -> dict[str, Choice]:
 def _build_elsewhere(job: Job, choices: dict[str, Choice], folder: Path) -> Built:
     """Without the GPU: what was modelled, exported; errors of an emulation on some pictures."""
     size = min(_EMULATED_PICTURES, job.target.batch_size) if job.body.any_batch else job.target.batch_size
-    shape = (size, *job.golden.shape[1:])
+    shapes = job.shapes(size)
     some = job.body.sites(size, job.target.dtype)
     layers, exact_layers = emulated(some), exact(some)
-    rounded = job.body.build(layers, job.target.dtype, shape)
-    reference = job.body.build(exact_layers, "float32", shape)
-    found = errors(rounded, layers, reference, exact_layers, job.inputs[:size], job.golden[:size])
+    rounded = job.body.build(layers, job.target.dtype, shapes)
+    reference = job.body.build(exact_layers, "float32", shapes)
+    golden = [output[:size] for output in job.golden]
+    found = errors(rounded, layers, reference, exact_layers, job.inputs[:size], golden)
     payload.write_program(payload.export(job.network(job.layers(choices)), job.inputs), folder)
     note = f"no {job.target.architecture} here: layers by the cost model, errors emulated, to be compiled when loaded"
     return _built(job, choices, found, {}, DeviceProof(note=note))
@@ -110,8 +117,9 @@ def _build_here(job: Job, choices: dict[str, Choice], folder: Path, effort: Effo
     layers = job.layers(choices)
     network = job.network(layers)
     exact_layers = exact(job.sites)
-    reference = job.body.build(exact_layers, "float32", tuple(job.golden.shape)).to("cuda")
-    found = errors(network, layers, reference, exact_layers, inputs, job.golden.to("cuda"))
+    reference = job.body.build(exact_layers, "float32", job.shapes()).to("cuda")
+    golden = [output.to("cuda") for output in job.golden]
+    found = errors(network, layers, reference, exact_layers, inputs, golden)
     del reference, exact_layers
     effort.report("compiling with Inductor")
     function, form_note, form_times = write(network, inputs, folder, effort)
@@ -137,7 +145,7 @@ def settle(job: Job, choices: dict[str, Choice], inputs: Tensor) -> tuple[dict[s
 
 def write(
     network: nn.Module, inputs: Tensor, folder: Path, effort: Effort
-) -> tuple[Callable[[Tensor], Tensor], str, dict[str, float]]:
+) -> tuple[Callable[[Tensor], object], str, dict[str, float]]:
     """Write the faster form of the network: Inductor's package, or the program as it is if Inductor refuses it."""
     program = payload.export(network, inputs)
     try:
@@ -187,10 +195,10 @@ def _built(
         packages={"torch": importlib.metadata.version("torch")},
         ops=tuple(ops),
     )
-    if not np.isfinite(found.deviation):
+    if not np.isfinite(found.deviations).all():
         raise UserError(
             f"the network's answers are not finite in {job.target.dtype}: some activation is larger than it holds; "
             f"use --dtype bfloat16 or float32"
         )
-    deviation = None if job.target.dtype == "float32" else found.deviation
-    return Built("inductor", formats, needs, facts, made, deviation)
+    deviations = () if job.target.dtype == "float32" else found.deviations
+    return Built("inductor", formats, needs, facts, made, deviations)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import final
 
@@ -15,13 +15,17 @@ from compile.cuda.format import DENSE
 from compile.cuda.formats.dense import PLAIN, Config
 from compile.cuda.sites import Site
 from runtime.cuda.gpu import without_tf32
+from runtime.cuda.replay import tensors_of
 
 
 class Errors(msgspec.Struct, frozen=True):
-    """``layers``: ``|y - y32| / |y32|`` (Frobenius) by output. ``deviation``: ``max|y - golden| / max|golden|``."""
+    """How far off: ``layers`` by the value that they make, ``deviations`` of the network's outputs.
+
+    ``|y - y32| / |y32|`` (Frobenius) of a layer, ``max|y - golden| / max|golden|`` of an output.
+    """
 
     layers: dict[str, float]
-    deviation: float
+    deviations: tuple[float, ...]
 
 
 @final
@@ -61,9 +65,9 @@ def errors(
     reference: nn.Module,
     exact_layers: Mapping[str, nn.Module],
     inputs: Tensor,
-    golden: Tensor,
+    golden: Sequence[Tensor],
 ) -> Errors:
-    """Run two networks on the same inputs, where these lie, and compare each layer's result and the last one.
+    """Run two networks on the same inputs, where these lie, and compare each layer's result and the outputs.
 
     Args:
         network: in the target's dtype.
@@ -71,7 +75,7 @@ def errors(
         reference: the same in float32, on the same device.
         exact_layers: its layers.
         inputs: float32 ``(B, C, H, W)``.
-        golden: what the source itself answers.
+        golden: what the source itself answers, by output.
     """
     wanted: dict[str, Tensor] = {}
     found: dict[str, float] = {}
@@ -87,9 +91,12 @@ def errors(
         with _watched(exact_layers, keep), without_tf32():
             reference(inputs)
         with _watched(layers, compare):
-            result = network(inputs)
-    largest = float(golden.abs().max()) or 1.0
-    return Errors(found, float((result - golden).abs().max()) / largest)
+            results = tensors_of(network(inputs))
+    return Errors(found, tuple(_deviation(result, wanted) for result, wanted in zip(results, golden, strict=True)))
+
+
+def _deviation(result: Tensor, golden: Tensor) -> float:
+    return float((result - golden).abs().max()) / (float(golden.abs().max()) or 1.0)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from compile.cuda.formats.dense import ACTIVATIONS
 from compile.cuda.problem import DTYPES
+from compile.cuda.results import Shapes, as_answer
 from compile.cuda.sites import is_scale
 from compile.graph import (
     AdaptivePool,
@@ -30,24 +31,22 @@ from compile.graph import (
 
 @final
 class GpuNetwork(nn.Module):
-    """``forward(x)``: float32 ``(B, C, H, W)`` in, float32 of the network's own output shape out."""
+    """``forward(x)``: float32 ``(B, C, H, W)`` in, float32 of the network's own output shapes out."""
 
-    def __init__(
-        self, graph: Graph, layers: Mapping[str, nn.Module], dtype: str, output_shape: tuple[int, ...]
-    ) -> None:
+    def __init__(self, graph: Graph, layers: Mapping[str, nn.Module], dtype: str, output_shapes: Shapes) -> None:
         super().__init__()
-        self.graph, self.dtype, self.output_shape = graph, DTYPES[dtype], output_shape
+        self.graph, self.dtype, self.output_shapes = graph, DTYPES[dtype], output_shapes
         self.nodes = nn.ModuleList(_module(node, graph.shapes, layers, self.dtype) for node in graph.nodes)
         self.last_use = _last_uses(graph)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """See the class."""
         values = {self.graph.input: x.to(self.dtype).contiguous(memory_format=torch.channels_last)}
         for index, (node, module) in enumerate(zip(self.graph.nodes, self.nodes, strict=True)):
             values[node.output] = _call(node, module, values)
             for name in self.last_use.get(index, ()):
                 del values[name]
-        return values[self.graph.output].reshape(self.output_shape).to(torch.float32)
+        return as_answer([values[name] for name in self.graph.outputs], self.output_shapes)
 
 
 def _last_uses(graph: Graph) -> dict[int, tuple[str, ...]]:
@@ -55,7 +54,7 @@ def _last_uses(graph: Graph) -> dict[int, tuple[str, ...]]:
     last = {value: index for index, node in enumerate(graph.nodes) for value in reads(node)}
     found: dict[int, tuple[str, ...]] = {}
     for value, index in last.items():
-        if value != graph.output:
+        if value not in graph.outputs:
             found[index] = (*found.get(index, ()), value)
     return found
 

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from runtime.cuda.replay import first_tensor
-
 PACKAGE = "model.pt2"
 PROGRAM = "exported.pt2"
 
@@ -24,13 +22,13 @@ def export(network: nn.Module, example: Tensor) -> ExportedProgram:
         return torch.export.export(network, (example,))
 
 
-def write_package(program: ExportedProgram, folder: Path) -> Callable[[Tensor], Tensor]:
+def write_package(program: ExportedProgram, folder: Path) -> Callable[[Tensor], object]:
     """Compile ``folder/model.pt2`` for this machine's GPU and load it again."""
     path = folder / PACKAGE
     with _quiet():
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
         package = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
-    return lambda x: first_tensor(package(x))
+    return lambda x: package(x)
 
 
 def write_program(program: ExportedProgram, folder: Path) -> None:

@@ -23,7 +23,7 @@ def kernels_by_layer(network: nn.Module, layers: Mapping[str, nn.Module], inputs
     return attribute(profile.events())
 
 
-def kernels_of(function: Callable[[Tensor], Tensor], inputs: Tensor) -> frozenset[str]:
+def kernels_of(function: Callable[[Tensor], object], inputs: Tensor) -> frozenset[str]:
     """The names of all kernels that a function starts."""
     with torch.inference_mode():
         function(inputs)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from compile.cuda.problem import DTYPES, ConvProblem
+from compile.cuda.results import Shapes, as_answer
 from compile.cuda.sites import Site
 from compile.passes.fold_batchnorm import tensor_of
+from runtime.cuda.replay import tensors_of
 
 _aten = torch.ops.aten
 _RELU = (_aten.relu.default, _aten.relu_.default)
@@ -109,21 +111,19 @@ def _relu(node: fx.Node) -> fx.Node | None:
 
 @final
 class SwappedNetwork(nn.Module):
-    """``forward(x)``: float32 ``(B, C, H, W)`` in, float32 of ``output_shape`` out; computes in ``dtype``."""
+    """``forward(x)``: float32 ``(B, C, H, W)`` in, float32 of ``output_shapes`` out; computes in ``dtype``."""
 
     def __init__(
-        self, module: fx.GraphModule, layers: Mapping[str, nn.Module], dtype: str, output_shape: tuple[int, ...]
+        self, module: fx.GraphModule, layers: Mapping[str, nn.Module], dtype: str, output_shapes: Shapes
     ) -> None:
         super().__init__()
-        self.dtype, self.output_shape = DTYPES[dtype], output_shape
+        self.dtype, self.output_shapes = DTYPES[dtype], output_shapes
         # the layers are in it already, but for what a format keeps in float32
         self.body = swap_layers(copy.deepcopy(module).to(self.dtype), layers)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """See the class."""
-        result = self.body(x.to(self.dtype))
-        tensor: Tensor = result[0] if isinstance(result, (list, tuple)) else result
-        return tensor.reshape(self.output_shape).to(torch.float32)
+        return as_answer(tensors_of(self.body(x.to(self.dtype))), self.output_shapes)
 
 
 def swap_layers(made: fx.GraphModule, layers: Mapping[str, nn.Module]) -> fx.GraphModule:

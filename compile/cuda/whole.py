@@ -42,7 +42,7 @@ def _saved(choice: Choice) -> float:
     return choice.dense_us - choice.chosen_us
 
 
-def measure(networks: Mapping[str, Callable[[Tensor], Tensor]], inputs: Tensor) -> dict[str, Timing]:
+def measure(networks: Mapping[str, Callable[[Tensor], object]], inputs: Tensor) -> dict[str, Timing]:
     """The time of each network for a batch that lies on the GPU, each one CUDA graph, in turns."""
     replays = {name: Replay(network, inputs) for name, network in networks.items()}
     samples: dict[str, list[float]] = {name: [] for name in replays}

@@ -88,7 +88,19 @@ def _onnxruntime() -> Part:
 
 
 def _openvino() -> Part:
-    return _package("openvino", "a yardstick of the CPU engine's benchmark", "pip install openvino")
+    return _package("openvino", "a yardstick (st3 bench --baseline, make bench-cpu)", "pip install 'st3[openvino]'")
+
+
+def _timm() -> Part:
+    return _package("timm", "networks by --model timm:NAME", "pip install 'st3[timm]'")
+
+
+def _aiohttp() -> Part:
+    return _package("aiohttp", "st3 serve", "pip install 'st3[serve]'")
+
+
+def _cryptography() -> Part:
+    return _package("cryptography", "signatures of artifacts", "pip install 'st3[sign]'")
 
 
 def _driver() -> Part:
@@ -193,7 +205,7 @@ def _output(command: list[str]) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-_CPU = (_cxx, _cross_compiler, _torch, _onnxruntime, _openvino)
+_CPU = (_cxx, _cross_compiler, _torch, _onnxruntime, _openvino, _timm, _aiohttp, _cryptography)
 _GPU = (
     _driver,
     _cuda_of_torch,

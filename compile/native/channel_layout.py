@@ -15,7 +15,7 @@ def reject(graph: Graph, isa: Isa) -> str | None:
         if reason is not None:
             return f"{node.output}: {reason}"
     channels = graph.shapes[graph.input][0]
-    gathered = any(_reads_vectors(graph, node) for node in graph.nodes) or graph.output == graph.input
+    gathered = any(_reads_vectors(graph, node) for node in graph.nodes) or graph.input in graph.outputs
     if gathered and channels > isa.lanes and channels % isa.lanes:
         return f"{graph.input}: its {channels} channels do not fill vectors of {isa.lanes}"
     return None

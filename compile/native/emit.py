@@ -145,16 +145,19 @@ def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], isa: Isa, fil
 
 def _network(plan: Plan, runs: list[tuple[Piece, ...]], shapes: dict[tuple[tuple[str, str], ...], str]) -> str:
     channels, height, width = plan.graph.shapes[plan.graph.input]
-    outputs = math.prod(plan.graph.shapes[plan.graph.output])
+    outputs = [plan.images * math.prod(plan.graph.shapes[value]) for value in plan.graph.outputs]
     constants = {
         "int STEPS": str(len(runs)),
         "int GROUPS": str(plan.groups),
         "long ARENA": str(plan.size),
         "long INPUT_FLOATS": str(plan.images * channels * height * width),
-        "long OUTPUT_FLOATS": str(plan.images * outputs),
+        "int OUTPUTS": str(len(outputs)),
+        f"long OUTPUT_FLOATS[{len(outputs)}]": f"{{{', '.join(map(str, outputs))}}}",
     }
     body = "".join(_run(index, run, shapes) for index, run in enumerate(runs))
-    head = "  static void run(const char* weights, Crew& crew, char* arena, const float* input, float* output) {\n"
+    head = (
+        "  static void run(const char* weights, Crew& crew, char* arena, const float* input, float* const* outputs) {\n"
+    )
     fields = "".join(f"  static constexpr {key} = {value};\n" for key, value in constants.items())
     return f"struct Network {{\n{fields}{head}{body}  }}\n}};"
 

@@ -40,9 +40,9 @@ def emit_gather(plan: Plan, step: Gather, file: WeightFile) -> Piece:
 
 
 def emit_scatter(plan: Plan, step: Scatter, file: WeightFile) -> Piece:
-    """The result, written to the caller: one task per 64 channels."""
+    """A result, written to the caller: one task per 64 channels."""
     source = plan.tensors[step.source]
-    geometry, channels = source.geometry, plan.graph.shapes[plan.graph.output][0]
+    geometry, channels = source.geometry, plan.graph.shapes[plan.graph.outputs[step.index]][0]
     constants = {
         "int CHANNELS": str(channels),
         "int LANE_CHANNELS": str(geometry.lane_channels),
@@ -52,7 +52,7 @@ def emit_scatter(plan: Plan, step: Scatter, file: WeightFile) -> Piece:
     }
     body = (
         f"      for (int channel = task * 64; channel < S::CHANNELS && channel < task * 64 + 64; channel++)\n"
-        f"        scatter_channel<S>(arena + {plan.offsets[step.source]}, output,\n"
+        f"        scatter_channel<S>(arena + {plan.offsets[step.source]}, outputs[{step.index}],\n"
         f"            {array('int32_t', file.add(scatter_table(source)))}, channel);\n"
     )
     info = StepInfo(step.source, "result")

@@ -176,7 +176,8 @@ def make_plan(graph: Graph, geometries: dict[tuple[int, int], Geometry], batch_s
     planner = _Planner(graph, geometries)
     for node in graph.nodes:
         planner.add_node(node)
-    planner.steps.append(Scatter(planner.bring_whole(graph.output)))
+    for index, value in enumerate(graph.outputs):
+        planner.steps.append(Scatter(planner.bring_whole(value), index))
     images = next(iter(geometries.values())).images
     assert batch_size % images == 0
     steps, tensors = tuple(planner.steps), planner.placements()

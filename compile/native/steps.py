@@ -31,9 +31,10 @@ class Compute(msgspec.Struct, frozen=True):
 
 
 class Scatter(msgspec.Struct, frozen=True):
-    """Writes the result to the caller's N C H W array."""
+    """Writes a result to the caller's N C H W array: ``index`` says which of the network's outputs it is."""
 
     source: str
+    index: int = 0
 
 
 Step: TypeAlias = "Gather | Compute | Scatter"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,11 @@ def aligned(weights: bytes) -> NDArray[np.uint8]:
     return content
 
 
+def pointers(outputs: Sequence[NDArray[np.float32]]) -> ctypes.Array[ctypes.c_void_p]:
+    """What a library's functions take for its outputs; the arrays must live as long."""
+    return (ctypes.c_void_p * len(outputs))(*(output.ctypes.data for output in outputs))
+
+
 def step_times(library: ctypes.CDLL, weights: bytes, plan: Plan, threads: int, repeats: int) -> NDArray[np.float64]:
     """Shortest time of each step in ms, over ``repeats`` runs after one to warm up.
 
@@ -43,11 +49,11 @@ def step_times(library: ctypes.CDLL, weights: bytes, plan: Plan, threads: int, r
         batch_size = plan.images * plan.groups
         generator = np.random.default_rng(0)
         inputs = generator.standard_normal((batch_size, *plan.graph.shapes[plan.graph.input])).astype(np.float32)
-        outputs = np.empty((batch_size, *plan.graph.shapes[plan.graph.output]), np.float32)
+        outputs = [np.empty((batch_size, *plan.graph.shapes[value]), np.float32) for value in plan.graph.outputs]
         runs = []
         for _ in range(repeats + 1):
             step_ns = np.zeros(library.st3_step_count(), np.uint64)
-            library.st3_profile(handle, inputs.ctypes.data, outputs.ctypes.data, step_ns.ctypes.data)
+            library.st3_profile(handle, inputs.ctypes.data, pointers(outputs), step_ns.ctypes.data)
             runs.append(step_ns / 1e6)
         fastest: NDArray[np.float64] = np.min(runs[1:], axis=0)
         return fastest

@@ -121,7 +121,7 @@ def tune(plan: Plan, builder: Builder, threads: int, l1: int, report: Progress) 
     chosen = {}
     for name, times in last.times.items():
         best = min(times, key=times.__getitem__)
-        chosen[name] = msgspec.structs.replace(best, reason=_measured(best, times[best], first.times[name]))
+        chosen[name] = msgspec.structs.replace(best, reason=_measured(best, times, first.times[name]))
     pays = bool(plan.joined) and _faster_joined(joined, apart, chosen, builder, crew, packs, report)
     found = tuning_cache.Known({keys[name]: schedule for name, schedule in chosen.items()}, {pairs: pays})
     tuning_cache.write(found)
@@ -164,11 +164,16 @@ def _with_reasons(chosen: dict[str, Schedule], ranked: dict[str, list[Schedule]]
     }
 
 
-def _measured(best: Schedule, ms: float, tried: dict[Schedule, float]) -> str:
-    """The time of a schedule, and what the other kernels took."""
+def _measured(best: Schedule, final: dict[Schedule, float], first: dict[Schedule, float]) -> str:
+    """The time of a schedule, and how many times as long the other kernels took in the same round.
+
+    The machine's speed changes between rounds, so times of the two are not set side by side.
+    """
     others: dict[str, float] = {}
-    for schedule, time in tried.items():
-        if schedule.format != best.format:
-            others[schedule.format] = min(time, others.get(schedule.format, time))
-    slower = "".join(f", {name} {time:.3f} ms" for name, time in others.items())
-    return f"measured {ms:.3f} ms{slower}"
+    for times in (final, first):
+        found: dict[str, float] = {}
+        for schedule, ms in times.items():
+            found[schedule.format] = min(ms / times[best], found.get(schedule.format, ms / times[best]))
+        others = {**found, **others}
+    slower = "".join(f", {name} {ratio:.2f}x" for name, ratio in others.items() if name != best.format)
+    return f"measured {final[best]:.3f} ms{slower}"

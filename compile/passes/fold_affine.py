@@ -15,7 +15,7 @@ def fold_affine(graph: Graph) -> Graph:
 
     One that follows anything else, or a value that others read too, is left where it is.
     """
-    users = Counter(value for node in graph.nodes for value in reads(node)) + Counter([graph.output])
+    users = Counter(value for node in graph.nodes for value in reads(node)) + Counter(graph.outputs)
     nodes: list[Node] = []
     position: dict[str, int] = {}
     for node in graph.nodes:

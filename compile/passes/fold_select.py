@@ -28,7 +28,7 @@ def fold_select(graph: Graph) -> Graph:
         if isinstance(folded, Conv) and _chooses(folded):
             chosen[folded.output] = folded
         nodes.append(folded)
-    wanted = Counter(value for node in nodes for value in reads(node)) + Counter([graph.output])
+    wanted = Counter(value for node in nodes for value in reads(node)) + Counter(graph.outputs)
     kept = tuple(node for node in nodes if wanted[node.output] or node.output not in chosen)
     return msgspec.structs.replace(graph, nodes=kept)
 

@@ -33,7 +33,7 @@ def _producer(nodes: list[Node], index: int, node: Elementwise, graph: Graph) ->
     """Position of the node that can take this one over, the latest one."""
     for position in range(index - 1, -1, -1):
         producer = nodes[position]
-        if producer.output not in (node.left, node.right) or producer.output == graph.output:
+        if producer.output not in (node.left, node.right) or producer.output in graph.outputs:
             continue
         users = sum(reads(other).count(producer.output) for other in nodes)
         other = node.right if producer.output == node.left else node.left

@@ -22,6 +22,6 @@ def name_activations(graph: Graph) -> Graph:
                 if value in factors and factors[value][0] == other and other is not None:
                     named = Elementwise(node.output, other, None, activation=factors[value][1])
         nodes.append(named)
-    wanted = {value for node in nodes for value in reads(node)} | {graph.output}
+    wanted = {value for node in nodes for value in reads(node)} | {*graph.outputs}
     kept = tuple(node for node in nodes if node.output in wanted or node.output not in factors)
     return msgspec.structs.replace(graph, nodes=kept)

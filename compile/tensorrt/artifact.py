@@ -39,7 +39,7 @@ def write_payload(payload: Path, library: Library, wanted: str, plan: bytes) -> 
     (payload / INFO_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(info)) + b"\n")
 
 
-def result(network: Network, verdicts: tuple[Verdict, ...], deviation: float, library: Library) -> Built:
+def result(network: Network, verdicts: tuple[Verdict, ...], deviations: tuple[float, ...], library: Library) -> Built:
     """What the manifest says of it."""
     return Built(
         engine="tensorrt",
@@ -51,7 +51,7 @@ def result(network: Network, verdicts: tuple[Verdict, ...], deviation: float, li
             versions={library.key: library.version, "torch": str(torch.__version__)},
             note=summary(verdicts),
         ),
-        deviation=deviation,
+        deviations=deviations,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,17 +68,17 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def half_model(graph: Graph, batch_size: int, input_name: str, output_name: str) -> ModelProto:
+def half_model(graph: Graph, batch_size: int, input_name: str, output_names: Sequence[str]) -> ModelProto:
     """Write a graph for a batch size.
 
-    Input and output stay float32, as the artifact's manifest has them; a cast at either end is part of the network, so
-    that the engine's caller knows nothing of fp16. The answer keeps the graph's shape ``(B, C, H, W)``.
+    Input and outputs stay float32, as the artifact's manifest has them; a cast at either end is part of the network, so
+    that the engine's caller knows nothing of fp16. The answers keep the graph's shapes ``(B, C, H, W)``.
     """
     writer = HalfWriter()
     for node in graph.nodes:
         _WRITERS[type(node)](writer, node, graph)
     # the graph's own input and output may bear the names that the casts' other sides need
-    taken = {name: f"{name}/half" for name in (input_name, output_name, graph.input, graph.output)}
+    taken = {name: f"{name}/half" for name in (input_name, *output_names, graph.input, *graph.outputs)}
     for made in writer.nodes:
         for names in (made.input, made.output):
             names[:] = [taken.get(name, name) for name in names]
@@ -86,13 +86,16 @@ def half_model(graph: Graph, batch_size: int, input_name: str, output_name: str)
     writer.nodes = []
     writer.node("Cast", [input_name], taken[graph.input], "input/cast", to=TensorProto.FLOAT16)
     writer.nodes += body
-    writer.node("Cast", [taken[graph.output]], output_name, "output/cast", to=TensorProto.FLOAT)
-    shapes = [(batch_size, *graph.shapes[value]) for value in (graph.input, graph.output)]
+    results = []
+    for name, value in zip(output_names, graph.outputs, strict=True):
+        writer.node("Cast", [taken[value]], name, "output/cast", to=TensorProto.FLOAT)
+        results.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, (batch_size, *graph.shapes[value])))
+    shape = (batch_size, *graph.shapes[graph.input])
     described = helper.make_graph(
         writer.nodes,
         "st3",
-        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, shapes[0])],
-        [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, shapes[1])],
+        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, shape)],
+        results,
         [numpy_helper.from_array(values, name) for name, values in writer.weights.items()],
     )
     return helper.make_model(described, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import final
 
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_map
 
 from compile.export_onnx import export_onnx
 from compile.tensorrt.half import LARGEST
@@ -23,9 +25,8 @@ class _Half(nn.Module):
         super().__init__()
         self.body = body
 
-    def forward(self, picture: Tensor) -> Tensor:
-        answer: Tensor = self.body(picture.half()).float()
-        return answer
+    def forward(self, picture: Tensor) -> object:
+        return tree_map(lambda output: output.float(), self.body(picture.half()))
 
 
 def half_program(program: ExportedProgram, shape: tuple[int, int, int, int], device: str = "cpu") -> ExportedProgram:
@@ -56,13 +57,13 @@ def half_program(program: ExportedProgram, shape: tuple[int, int, int, int], dev
         ) from error
 
 
-def half_onnx(program: ExportedProgram, input_name: str, output_name: str) -> ModelProto:
+def half_onnx(program: ExportedProgram, input_name: str, output_names: Sequence[str]) -> ModelProto:
     """Write a program of ``half_program`` as ONNX; each layer's node takes the name of its module.
 
     Raises:
         UserError: an operator has no ONNX form.
     """
-    model = export_onnx(program, input_name, output_name)
+    model = export_onnx(program, input_name, output_names)
     _name_layers(model)
     return model
 

@@ -18,15 +18,18 @@ _LEAST = 2.0**-11
 """Half a unit of fp16's last place at the largest answer: no engine can promise less."""
 
 
-def rehearse(model: ModelProto, network: Network) -> float:
-    """``max|y - reference| / max|reference|`` of the model and the network on random pictures.
+def rehearse(model: ModelProto, network: Network) -> tuple[float, ...]:
+    """``max|y - reference| / max|reference|`` of each output of the model and the network on random pictures.
 
     Raises:
         UserError: ONNX Runtime refuses the model, or an activation leaves fp16's range.
     """
     inputs = np.random.default_rng(_SEED).standard_normal(network.input_shape).astype(np.float32)
-    expected = network.answer(inputs)
-    result = _run(float_twin(model), network, inputs).reshape(expected.shape)
+    found = zip(_run(float_twin(model), network, inputs), network.answer(inputs), strict=True)
+    return tuple(_deviation(result.reshape(expected.shape), expected) for result, expected in found)
+
+
+def _deviation(result: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     if not np.isfinite(result).all():
         raise UserError(
             "the network leaves the range of fp16 (its answer is infinite or not a number), so TensorRT cannot run it "
@@ -76,7 +79,7 @@ def _widen(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
 
 
-def _run(model: ModelProto, network: Network, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _run(model: ModelProto, network: Network, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -85,11 +88,11 @@ def _run(model: ModelProto, network: Network, inputs: NDArray[np.float32]) -> ND
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        (result,) = session.run([network.output_name], {network.input_name: inputs})
+        results = session.run(list(network.output_names), {network.input_name: inputs})
     except Exception as error:  # ONNX Runtime raises a class of its own for each status code
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"ONNX Runtime {onnxruntime.__version__}, which rehearses the fp16 model, cannot run it: {first}; "
             f"use another backend"
         ) from error
-    return np.asarray(result, np.float32)
+    return [np.asarray(result, np.float32) for result in results]

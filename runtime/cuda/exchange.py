@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runtime.errors import UserError
+from runtime.tensors import chosen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,24 +31,27 @@ def device_input(engine: Engine, inputs: Mapping[str, DLPack], device: torch.dev
     return tensor
 
 
-def device_output(engine: Engine, out: Mapping[str, DLPack] | None, like: Tensor) -> Tensor:
-    """What the answer is written into: ``out``'s own memory, or a fresh tensor ``like`` the engine's own.
+def device_outputs(engine: Engine, out: Mapping[str, DLPack] | None, device: torch.device) -> dict[str, Tensor]:
+    """By name what each output is written into: ``out``'s own memory, or a fresh tensor on the engine's GPU.
 
     Raises:
         UserError: a name, shape or dtype is not the manifest's, or it lies elsewhere.
     """
     import torch
 
-    spec = engine.artifact.manifest.output
-    if out is None:
-        return torch.empty(spec.shape, dtype=torch.float32, device=like.device)
-    if set(out) != {spec.name}:
-        raise UserError(f"this artifact has one output named {spec.name!r}, got {sorted(map(str, out))}")
-    tensor = _tensor(out[spec.name], f"output {spec.name!r}", like.device)
-    if tuple(tensor.shape) != spec.shape or tensor.dtype != torch.float32:
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise UserError(f"output {spec.name!r} must be float32 {spec.shape}, got {kind} {tuple(tensor.shape)}")
-    return tensor
+    outputs = engine.artifact.manifest.outputs
+    wanted = chosen(out, [spec.name for spec in outputs])
+    found = {}
+    for spec in outputs:
+        if spec.name not in wanted:
+            found[spec.name] = torch.empty(spec.shape, dtype=torch.float32, device=device)
+            continue
+        tensor = _tensor(wanted[spec.name], f"output {spec.name!r}", device)
+        if tuple(tensor.shape) != spec.shape or tensor.dtype != torch.float32:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"output {spec.name!r} must be float32 {spec.shape}, got {kind} {tuple(tensor.shape)}")
+        found[spec.name] = tensor
+    return found
 
 
 def _tensor(value: object, what: str, device: torch.device) -> Tensor:

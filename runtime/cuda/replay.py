@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from typing import TYPE_CHECKING, final
 
 from runtime.cuda.gpu import l2_bytes
@@ -20,16 +19,16 @@ WARM_UP = 3
 
 @final
 class Replay:
-    """``function`` captured once on its static ``input``; ``replay`` computes ``output`` from what ``input`` holds.
+    """``function`` captured once on its static ``input``; ``replay`` computes ``outputs`` from what ``input`` holds.
 
     The first calls, before the capture, let libraries choose their algorithms and allocate what they keep.
 
     Attributes:
         input: float32 on the GPU; copy a batch into it.
-        output: what the last replay made.
+        outputs: what the last replay made.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], example: Tensor, pool: Any = None) -> None:
+    def __init__(self, function: Callable[[Tensor], object], example: Tensor, pool: Any = None) -> None:
         import torch
 
         self.input = example.clone()
@@ -42,7 +41,7 @@ class Replay:
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
         with torch.inference_mode(), torch.cuda.graph(self.graph, pool=pool):
-            self.output = function(self.input)
+            self.outputs = tensors_of(function(self.input))
 
     def replay(self) -> None:
         """Start the graph on the current stream."""
@@ -81,6 +80,8 @@ def _waste() -> torch.Tensor:
     return torch.empty(2 * l2_bytes(), dtype=torch.uint8, device="cuda")
 
 
-def first_tensor(result: object) -> Tensor:
-    """What a package returned, be it a tensor or a sequence with one."""
-    return operator.getitem(result, 0) if isinstance(result, (list, tuple)) else result  # type: ignore[return-value]
+def tensors_of(result: object) -> tuple[Tensor, ...]:
+    """What a network returned, be it a tensor or a dictionary or sequence of them, in its order."""
+    from torch.utils import _pytree
+
+    return tuple(_pytree.tree_leaves(result))

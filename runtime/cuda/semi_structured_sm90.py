@@ -14,6 +14,7 @@ from runtime.cuda.semi_structured_grid import BLOCK_BYTES, Grid, Shape, boxes, g
 
 KERNEL = "conv_sparse24_sm90"
 _ARCH = "sm_90a"
+_PARTS = ("launch", "ptx", "load", "store")
 _MAX_TAPS = 64
 _ROW_BYTES = 128  # of a patch: 64 channels
 _FLOAT16, _BFLOAT16 = 6, 9  # CU_TENSOR_MAP_DATA_TYPE_*
@@ -69,6 +70,12 @@ class _Params(ctypes.Structure):
     )  # fmt: skip
 
 
+def headers(pixels: int, dtype: torch.dtype) -> dict[str, str]:
+    """What the kernel includes, by name, for a tile of ``pixels`` columns."""
+    parts = {name: nvrtc.source(name) for name in (f"semi_structured_sm90_{part}.h" for part in _PARTS)}
+    return {"prelude.h": prelude(pixels, dtype), **parts}
+
+
 def prelude(pixels: int, dtype: torch.dtype) -> str:
     """The kernel's header: ``wgmma_sp`` and ``wgmma_sp_direct`` for a tile of ``pixels`` columns.
 
@@ -121,8 +128,8 @@ def image(launch: Launch, dtype: torch.dtype) -> bytes:
     Raises:
         UserError: as ``nvrtc.cubin``.
     """
-    headers = {"prelude.h": prelude(launch.pixels, dtype)}
-    return nvrtc.cubin(nvrtc.source("semi_structured_sm90.cu"), _ARCH, headers, defines(launch, dtype))
+    text = nvrtc.source("semi_structured_sm90.cu")
+    return nvrtc.cubin(text, _ARCH, headers(launch.pixels, dtype), defines(launch, dtype))
 
 
 def patch_rows(launch: Launch, grid: Grid) -> int:

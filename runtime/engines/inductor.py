@@ -15,7 +15,7 @@ from runtime.engine import Engine
 from runtime.errors import ArtifactError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     import numpy as np
@@ -37,21 +37,23 @@ class InductorEngine(Engine):
         super().__init__(artifact, threads)
         self._package = package
 
-    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
-        """The input is read in place; the answer lies in a buffer of the package's and is copied once."""
+    def _compute(self, given: NDArray[np.float32], results: Sequence[NDArray[np.float32]]) -> None:
+        """The input is read in place; the answers lie in buffers of the package's and are copied once."""
         import torch
 
+        from runtime.cuda.replay import tensors_of
+
         with torch.inference_mode():
-            answer = self._package(torch.from_numpy(given))
-        tensor = answer[0] if isinstance(answer, (list, tuple)) else answer
-        torch.from_numpy(result).copy_(tensor)
+            answers = tensors_of(self._package(torch.from_numpy(given)))
+        for result, answer in zip(results, answers, strict=True):
+            torch.from_numpy(result).copy_(answer)
 
 
 @final
 class CudaEngine(Engine):
     """One CUDA graph. A host's arrays pass through pinned memory; a GPU's tensors are copied on the GPU."""
 
-    def __init__(self, artifact: Artifact, threads: int, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, artifact: Artifact, threads: int, function: Callable[[Tensor], object]) -> None:
         import torch
 
         from runtime.cuda.replay import Replay
@@ -60,25 +62,28 @@ class CudaEngine(Engine):
         manifest = artifact.manifest
         self._replay = Replay(function, torch.zeros(manifest.input.shape, device="cuda"))
         self._input = torch.empty(manifest.input.shape, pin_memory=True)
-        self._output = torch.empty(manifest.output.shape, pin_memory=True)
+        self._outputs = [torch.empty(spec.shape, pin_memory=True) for spec in manifest.outputs]
 
-    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+    def _compute(self, given: NDArray[np.float32], results: Sequence[NDArray[np.float32]]) -> None:
         import torch
 
         self._fill(given)
         self._replay.replay()
-        self._output.copy_(self._replay.output, non_blocking=True)
+        for pinned, made in zip(self._outputs, self._replay.outputs, strict=True):
+            pinned.copy_(made, non_blocking=True)
         torch.cuda.current_stream().synchronize()
-        torch.from_numpy(result).copy_(self._output)
+        for result, pinned in zip(results, self._outputs, strict=True):
+            torch.from_numpy(result).copy_(pinned)
 
     def _compute_on_device(self, inputs: Mapping[str, DLPack], out: Mapping[str, DLPack] | None) -> dict[str, DLPack]:
-        from runtime.cuda.exchange import device_input, device_output
+        from runtime.cuda.exchange import device_input, device_outputs
 
         self._replay.input.copy_(device_input(self, inputs, self._replay.input.device), non_blocking=True)
-        answer = device_output(self, out, self._replay.output)
+        answers = device_outputs(self, out, self._replay.input.device)
         self._replay.replay()
-        answer.copy_(self._replay.output, non_blocking=True)
-        return {self.artifact.manifest.output.name: answer}
+        for answer, made in zip(answers.values(), self._replay.outputs, strict=True):
+            answer.copy_(made, non_blocking=True)
+        return dict(answers)
 
     def device_ms(self, inputs: Mapping[str, DLPack], cold: bool = False) -> float | None:
         """See ``Engine.device_ms``: CUDA events around one replay of the graph."""
@@ -124,18 +129,16 @@ def check_gpu(artifact: Artifact) -> None:
     raise ArtifactError(f"{artifact.folder} needs a GPU of architecture {wanted}; this machine has {has}; {advice}")
 
 
-def load_function(artifact: Artifact) -> Callable[[Tensor], Tensor]:
-    """The network as a function of a float32 tensor on the GPU, its custom ops registered."""
+def load_function(artifact: Artifact) -> Callable[[Tensor], object]:
+    """The network as a function of a float32 tensor on the GPU, its custom ops registered; see ``tensors_of``."""
     from runtime.cuda import gpu, nvrtc
 
     register_ops(artifact)
     nvrtc.add_shipped(artifact.payload / nvrtc.SHIPPED)
     gpu.prepare(artifact.manifest.target.dtype)
     if f"payload/{PACKAGE}" in artifact.manifest.files:
-        from runtime.cuda.replay import first_tensor
-
         package = _loaded(artifact, True)
-        return lambda x: first_tensor(package(x))
+        return lambda x: package(x)
     module = _exported(artifact).to("cuda")
     return lambda x: module(x)
 

@@ -12,6 +12,7 @@ from runtime import files
 from runtime.abi import (
     DONE,
     LIBRARY_FILE,
+    LISTS_OUTPUTS,
     SIGNATURES,
     STEPS_FILE,
     WEIGHT_FILE,
@@ -25,11 +26,12 @@ from runtime.errors import ArtifactError, UserError
 from runtime.steps import StepTime, read_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from runtime.artifact import Artifact
+    from runtime.artifact import Artifact, Manifest, TensorSpec
     from runtime.tensors import DLPack
 
 
@@ -41,8 +43,11 @@ class Network:
         self.folder = artifact.folder / place
         self.threads = threads
         self.library = _library(artifact, f"{place}/{LIBRARY_FILE}", size)
-        self._weights = _weights(artifact, f"{place}/{WEIGHT_FILE}", self.library.st3_abi_version())
+        version = self.library.st3_abi_version()
+        self._weights = _weights(artifact, f"{place}/{WEIGHT_FILE}", version)
         self._handle = 0
+        # before it was a list, the one output was the pointer itself
+        self._outputs = (ctypes.c_void_p * len(artifact.manifest.outputs))() if version >= LISTS_OUTPUTS else None
 
     def open(self) -> int:
         """The handle; the first call takes memory and threads, or raises ``ArtifactError`` where there are too few."""
@@ -56,6 +61,14 @@ class Network:
                 )
             self._handle = handle
         return self._handle
+
+    def outputs(self, results: Sequence[NDArray[np.float32]]) -> int:
+        """What the library's functions take for the outputs; good until the next call."""
+        if self._outputs is None:
+            return results[0].ctypes.data
+        for index, result in enumerate(results):
+            self._outputs[index] = result.ctypes.data
+        return ctypes.addressof(self._outputs)
 
     def close(self) -> None:
         """Stop the threads and free the tensors."""
@@ -80,18 +93,23 @@ class NativeEngine(Engine):
         self._sizes = tuple(sorted(networks, reverse=True))
         self._finalizer = weakref.finalize(self, _close, tuple(networks.values()))
 
-    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+    def _compute(self, given: NDArray[np.float32], results: Sequence[NDArray[np.float32]]) -> None:
         """The largest compiled batches come first; a rest below the smallest one runs in that, filled up with zeros."""
         start = 0
         for size, count in pieces(len(given), self._sizes):
-            batch, rows = given[start : start + count], result[start : start + count]
+            batch, rows = given[start : start + count], [result[start : start + count] for result in results]
             if count == size:
                 self._call("st3_run", size, batch, rows)
             else:
-                full = np.empty((size, *result.shape[1:]), np.float32)
+                full = self._room(size)
                 self._call("st3_run", size, padded(batch, size), full)
-                rows[:] = full[:count]
+                for part, whole in zip(rows, full, strict=True):
+                    part[:] = whole[:count]
             start += count
+
+    def _room(self, size: int) -> list[NDArray[np.float32]]:
+        """Fresh memory for the outputs of a batch."""
+        return [np.empty((size, *spec.shape[1:]), np.float32) for spec in self.artifact.manifest.outputs]
 
     def profile(self, inputs: Mapping[str, DLPack]) -> tuple[StepTime, ...]:
         """Run one batch of a compiled size as ``run`` does and time each step.
@@ -110,9 +128,8 @@ class NativeEngine(Engine):
             if not hasattr(network.library, "st3_profile"):
                 raise UserError(f"{network.folder} is of an older st3 and cannot be profiled; compile it again")
             steps = read_steps(network.folder / STEPS_FILE)
-            result = np.empty((size, *self.artifact.manifest.output.shape[1:]), np.float32)
             step_ns = np.zeros(network.library.st3_step_count(), np.uint64)
-            self._call("st3_profile", size, given, result, step_ns.ctypes.data)
+            self._call("st3_profile", size, given, self._room(size), step_ns.ctypes.data)
             return tuple(StepTime(step, float(ns) / 1e6) for step, ns in zip(steps, step_ns, strict=True))
         finally:
             self._running.release()
@@ -122,10 +139,11 @@ class NativeEngine(Engine):
         self._finalizer()
 
     def _call(
-        self, function: str, size: int, batch: NDArray[np.float32], result: NDArray[np.float32], *more: int
+        self, function: str, size: int, batch: NDArray[np.float32], results: Sequence[NDArray[np.float32]], *more: int
     ) -> None:
         network = self._networks[size]
-        status = getattr(network.library, function)(network.open(), batch.ctypes.data, result.ctypes.data, *more)
+        run = getattr(network.library, function)
+        status = run(network.open(), batch.ctypes.data, network.outputs(results), *more)
         assert status == DONE, f"{function} returned {status}"
 
 
@@ -180,17 +198,28 @@ def _library(artifact: Artifact, name: str, size: int) -> ctypes.CDLL:
             found.restype, found.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         raise ArtifactError(f"{path} cannot be loaded ({error}); compile it on a system like this one") from error
-    if version >= 3:
-        for floats, spec in (
-            (library.st3_input_floats(), manifest.input),
-            (library.st3_output_floats(), manifest.output),
-        ):
-            if floats * manifest.target.batch_size != spec.elements * size:
-                raise ArtifactError(
-                    f"{path} was compiled for {floats} numbers of {spec.name!r}, the manifest says {spec.shape} in "
-                    f"batches of {size}; it does not belong to this library: copy or compile the artifact again"
-                )
+    for floats, spec in _lengths(path, library, version, manifest):
+        if floats * manifest.target.batch_size != spec.elements * size:
+            raise ArtifactError(
+                f"{path} was compiled for {floats} numbers of {spec.name!r}, the manifest says {spec.shape} in "
+                f"batches of {size}; it does not belong to this library: copy or compile the artifact again"
+            )
     return library
+
+
+def _lengths(path: Path, library: ctypes.CDLL, version: int, manifest: Manifest) -> list[tuple[int, TensorSpec]]:
+    """How many numbers the library has for each tensor of the manifest; nothing where it is too old to say."""
+    lists = version >= LISTS_OUTPUTS
+    count = library.st3_output_count() if lists else 1
+    if count != len(manifest.outputs):
+        raise ArtifactError(
+            f"{path} has {count} outputs, the manifest {len(manifest.outputs)}; it does not belong to this library: "
+            f"copy or compile the artifact again"
+        )
+    if version < 3:
+        return []
+    found = [library.st3_output_floats(index) for index in range(count)] if lists else [library.st3_output_floats()]
+    return list(zip([library.st3_input_floats(), *found], (manifest.input, *manifest.outputs), strict=True))
 
 
 def _close(networks: tuple[Network, ...]) -> None:

@@ -11,6 +11,7 @@ from runtime.errors import ArtifactError
 from runtime.onnx_guard import refuse_outside
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -26,14 +27,14 @@ class OnnxRuntimeEngine(Engine):
         super().__init__(artifact, threads)
         self._session = session
 
-    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
-        """Bound to the arrays, so that the session reads the one and writes the other in place."""
+    def _compute(self, given: NDArray[np.float32], results: Sequence[NDArray[np.float32]]) -> None:
+        """Bound to the arrays, so that the session reads the one and writes the others in place."""
         manifest = self.artifact.manifest
         binding = self._session.io_binding()
         try:
             for bind, name, array in (
                 (binding.bind_input, manifest.input.name, given),
-                (binding.bind_output, manifest.output.name, result),
+                *((binding.bind_output, spec.name, out) for spec, out in zip(manifest.outputs, results, strict=True)),
             ):
                 bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
             self._session.run_with_iobinding(binding)

@@ -8,6 +8,7 @@ from runtime.engine import Engine
 from runtime.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     import numpy as np
@@ -24,9 +25,11 @@ class OpenVinoEngine(Engine):
         super().__init__(artifact, threads)
         self._request = request
 
-    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
-        """The input is read in place; the answer, which OpenVINO keeps in memory of its own, is copied once."""
-        result[...] = self._request.infer([given], share_inputs=True, share_outputs=True)[0]
+    def _compute(self, given: NDArray[np.float32], results: Sequence[NDArray[np.float32]]) -> None:
+        """The input is read in place; the answers, which OpenVINO keeps in memory of its own, are copied once."""
+        answers = self._request.infer([given], share_inputs=True, share_outputs=True)
+        for index, result in enumerate(results):  # in the file's order, as the manifest has them
+            result[...] = answers[index]
 
 
 def load(artifact: Artifact, threads: int) -> Engine:

@@ -12,7 +12,7 @@ from runtime.errors import ArtifactError
 from runtime.trt import PLAN_FILE, TITLES, PlanInfo, read_info, require
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -39,9 +39,9 @@ class TensorRtEngine(Engine):
         self._engine, self._context = engine, context
         spec = artifact.manifest
         self._host_in = torch.empty(spec.input.shape, dtype=torch.float32, pin_memory=True)
-        self._host_out = torch.empty(spec.output.shape, dtype=torch.float32, pin_memory=True)
+        self._host_out = [torch.empty(out.shape, dtype=torch.float32, pin_memory=True) for out in spec.outputs]
         self._device_in = torch.empty(spec.input.shape, dtype=torch.float32, device="cuda")
-        self._device_out = torch.empty(spec.output.shape, dtype=torch.float32, device="cuda")
+        self._device_out = [torch.empty(out.shape, dtype=torch.float32, device="cuda") for out in spec.outputs]
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._graph: Any = None
         self._bind()
@@ -52,7 +52,7 @@ class TensorRtEngine(Engine):
         """See the class."""
         return self._graph is not None
 
-    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+    def _compute(self, given: NDArray[np.float32], results: Sequence[NDArray[np.float32]]) -> None:
         """Through pinned memory, from which and to which the GPU copies by itself."""
         import torch
 
@@ -63,35 +63,34 @@ class TensorRtEngine(Engine):
             else:
                 self._graph.replay()
         self._stream.synchronize()
-        np.copyto(result, self._host_out.numpy())
+        for result, pinned in zip(results, self._host_out, strict=True):
+            np.copyto(result, pinned.numpy())
 
     def _compute_on_device(self, inputs: Mapping[str, DLPack], out: Mapping[str, DLPack] | None) -> dict[str, DLPack]:
         """Without the graph, which holds the copies from and to the host."""
         import torch
 
-        from runtime.cuda.exchange import device_input, device_output
+        from runtime.cuda.exchange import device_input, device_outputs
 
         given = device_input(self, inputs, self._device_in.device)
-        answer = device_output(self, out, self._device_out)
+        answers = device_outputs(self, out, self._device_in.device)
         caller = torch.cuda.current_stream()
         self._stream.wait_stream(caller)
         with torch.cuda.stream(self._stream):
             self._device_in.copy_(given, non_blocking=True)
             self._execute()
-            answer.copy_(self._device_out, non_blocking=True)
+            for answer, made in zip(answers.values(), self._device_out, strict=True):
+                answer.copy_(made, non_blocking=True)
         caller.wait_stream(self._stream)
-        return {self.artifact.manifest.output.name: answer}
+        return dict(answers)
 
     def _free(self) -> None:
         """Free the graph and TensorRT's memory."""
         self._graph = self._context = self._engine = None
 
     def _bind(self) -> None:
-        """Tie the plan's tensors to the buffers, by their direction: a plan may name them as it likes."""
-        for index in range(self._engine.num_io_tensors):
-            name = self._engine.get_tensor_name(index)
-            is_input = self._engine.get_tensor_mode(name).name == "INPUT"
-            buffer = self._device_in if is_input else self._device_out
+        """Tie the plan's tensors to the buffers."""
+        for name, buffer in self._buffers().items():
             elements, kind = int(np.prod(self._engine.get_tensor_shape(name))), self._engine.get_tensor_dtype(name).name
             if elements != buffer.numel() or kind != "FLOAT":
                 raise ArtifactError(
@@ -100,10 +99,29 @@ class TensorRtEngine(Engine):
                 )
             self._context.set_tensor_address(name, buffer.data_ptr())
 
+    def _buffers(self) -> dict[str, Any]:
+        """Each tensor of the plan's and its buffer: by direction, and several outputs by name.
+
+        A plan may name its tensors as it likes, as torch-tensorrt's do; then the outputs are those of the manifest in
+        the plan's order, which is that in which they were marked.
+        """
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        given = [name for name in names if self._engine.get_tensor_mode(name).name == "INPUT"]
+        made = [name for name in names if name not in given]
+        wanted = [spec.name for spec in self.artifact.manifest.outputs]
+        if len(given) != 1 or len(made) != len(wanted):
+            raise ArtifactError(
+                f"{self.artifact.payload / PLAN_FILE} has the inputs {given} and the outputs {made}, and the manifest "
+                f"one input and {len(wanted)} outputs; compile the artifact again"
+            )
+        order = wanted if set(made) == set(wanted) else made
+        return {given[0]: self._device_in, **dict(zip(order, self._device_out, strict=True))}
+
     def _enqueue(self) -> None:
         self._device_in.copy_(self._host_in, non_blocking=True)
         self._execute()
-        self._host_out.copy_(self._device_out, non_blocking=True)
+        for pinned, made in zip(self._host_out, self._device_out, strict=True):
+            pinned.copy_(made, non_blocking=True)
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream.cuda_stream):

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("st3.serve")
 _SMALL_BODY = 1 << 20  # of what is no infer request
-_SOON_WRITTEN = 48 << 10  # an answer up to this goes into the socket's buffer, however slowly it is read
 
 
 @final
@@ -54,10 +53,11 @@ class App:
             response = _json({"error": "the server made a mistake; its log says which"}, 500)
         if self.stopping:
             response.force_close()
-        return await self._send(request, response)
+        return response
 
     async def _route(self, request: web.BaseRequest) -> web.Response:
-        parts = [unquote(part) for part in request.path.strip("/").split("/")]
+        # what is escaped stays within its part: %2F parts nothing, and %2541 is %41
+        parts = [unquote(part) for part in request.rel_url.raw_path.strip("/").split("/")]
         if parts[0] == "metrics" and len(parts) == 1:
             _only(request, "GET")
             return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -126,8 +126,8 @@ class App:
             body = await self._body(request, limit)
             infer = read_request(signature, body, request.headers.get(HEADER_LENGTH))
             del body
-            output = await model.infer(infer.rows, lambda: request.transport is None or request.transport.is_closing())
-            answer, json_length = write_response(signature, infer, output)
+            outputs = await model.infer(infer.rows, lambda: request.transport is None or request.transport.is_closing())
+            answer, json_length = write_response(signature, infer, outputs)
         finally:
             self._budget += reserved
         if json_length:
@@ -180,17 +180,6 @@ class App:
                 f"{request.content_length})",
             ) from None
 
-    async def _send(self, request: web.BaseRequest, response: web.Response) -> web.StreamResponse:
-        body = response.body
-        if isinstance(body, bytes) and len(body) > _SOON_WRITTEN:
-            try:
-                await asyncio.wait_for(_write(request, response), self._settings.read_timeout_s)
-            except asyncio.TimeoutError:
-                log.warning("a client did not read its answer of %d bytes; its connection is closed", len(body))
-                if request.transport is not None:
-                    request.transport.abort()
-        return response
-
 
 _SERVER = {
     "name": "st3",
@@ -214,11 +203,6 @@ async def _read(request: web.BaseRequest, limit: int) -> bytes:
             raise RequestError(413, f"the body has more than {limit} bytes")
         parts.append(part)
     return b"".join(parts)
-
-
-async def _write(request: web.BaseRequest, response: web.Response) -> None:
-    await response.prepare(request)
-    await response.write_eof()
 
 
 def _json(document: Any, status: int = 200) -> web.Response:

@@ -31,17 +31,17 @@ class Waiting:
         self.attempts = 0
         self.gone = gone
         self.began = loop.time()
-        self.answer: asyncio.Future[NDArray[np.float32]] = loop.create_future()
+        self.answer: asyncio.Future[Sequence[NDArray[np.float32]]] = loop.create_future()
         self._loop = loop
 
-    def finish(self, output: NDArray[np.float32] | RequestError) -> None:
+    def finish(self, outputs: Sequence[NDArray[np.float32]] | RequestError) -> None:
         """Wake whoever waits, if anybody still does."""
         if self.answer.done():
             return
-        if isinstance(output, RequestError):
-            self.answer.set_exception(output)
+        if isinstance(outputs, RequestError):
+            self.answer.set_exception(outputs)
         else:
-            self.answer.set_result(output)
+            self.answer.set_result(outputs)
 
 
 @final
@@ -70,8 +70,8 @@ class Batcher:
         """Requests that wait for a worker."""
         return len(self._queue)
 
-    async def submit(self, rows: NDArray[np.float32], gone: Callable[[], bool]) -> NDArray[np.float32]:
-        """The outputs of some rows.
+    async def submit(self, rows: NDArray[np.float32], gone: Callable[[], bool]) -> Sequence[NDArray[np.float32]]:
+        """Each output for some rows, in the manifest's order.
 
         Args:
             rows: up to ``max_batch`` of them.

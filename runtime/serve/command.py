@@ -36,7 +36,8 @@ def _option(name: str, kind: Any, text: str) -> Callable[[_F], _F]:
     return click.option(name, key, type=kind, default=getattr(_DEFAULT, key), show_default=True, help=text)
 
 
-@click.command()
+# -h, which the commands of both command lines have
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("artifacts", nargs=-1, required=True, metavar="[NAME=]ARTIFACT...")
 @_option("--host", str, "Address to listen on; 0.0.0.0 for all.")
 @_option("--port", click.IntRange(0, 65535), "Port to listen on; 0 for a free one.")

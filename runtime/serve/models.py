@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, final
 
 import msgspec
 
-from runtime.artifact import artifact_folders, open_artifact
+from runtime.artifact import find_artifacts, open_artifact
 from runtime.errors import ArtifactError, UserError
+from runtime.names import served_name
 from runtime.serve.batching import Batcher
 from runtime.serve.pool import Pool, PoolEvents
 from runtime.serve.protocol import DATATYPES, RequestError, Signature, signature_of
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("st3.serve")
 _QUEUE_BATCHES = 8
 _QUEUE_LEAST_ROWS = 256
+_LONGEST_NAME = 200
 
 
 @final
@@ -69,7 +71,7 @@ class Model:
         """How many workers are warm."""
         return 0 if self._pool is None else self._pool.ready
 
-    async def infer(self, rows: NDArray[np.float32], gone: Callable[[], bool]) -> NDArray[np.float32]:
+    async def infer(self, rows: NDArray[np.float32], gone: Callable[[], bool]) -> Sequence[NDArray[np.float32]]:
         """See ``Batcher.submit``."""
         if self._batcher is None:
             raise RequestError(404, f"model {self.name!r} is not loaded: {self.reason}")
@@ -128,7 +130,7 @@ class Model:
 
     def _signature(self, artifact: Artifact) -> Signature:
         manifest = artifact.manifest
-        for spec in (manifest.input, manifest.output):
+        for spec in (manifest.input, *manifest.outputs):
             if spec.dtype not in DATATYPES:
                 raise ArtifactError(f"{artifact.folder}: {spec.name!r} is {spec.dtype}, and served is float32")
         signature = signature_of(manifest, self.name, self._version + 1)
@@ -146,7 +148,7 @@ class Model:
     def _new_pool(self, artifact: Artifact, signature: Signature, batcher: Batcher) -> Pool:
         # where a link points now: a worker that is replaced later must load the same artifact
         start = Start(str(self.path.resolve()), artifact.digest, signature.max_batch, self._settings.threads)
-        shape = Shape(signature.max_batch, signature.row, signature.output_row)
+        shape = Shape(signature.max_batch, signature.row, tuple(output.row for output in signature.outputs))
         events = PoolEvents(
             idle=batcher.wake,
             ran=self.metrics.ran,
@@ -190,7 +192,7 @@ class Models:
         for name, path in find(self._paths).items():
             self._add(name, path)
         try:
-            for model in self._models.values():
+            for model in self.all():  # a SIGHUP may add another meanwhile
                 await model.load()
         except RequestError as error:
             self.close()
@@ -199,12 +201,12 @@ class Models:
     async def reload(self) -> None:
         """Look at the paths again: load what is new or has changed; where that fails the old one runs on."""
         try:
-            found = await asyncio.to_thread(find, self._paths)
+            found = await asyncio.to_thread(find, self._paths, _leave)
         except UserError as error:
-            log.error("reload: %s; what runs goes on", error)
+            _leave(error)
             return
         for name in sorted(set(self._models) - set(found)):
-            log.warning("reload: %s is gone from disk; what runs goes on", name)
+            log.warning("reload: %s is gone from disk, or cannot be read; what runs goes on", name)
         for name, path in found.items():
             model = self._models.get(name) or self._add(name, path)
             model.path = path
@@ -215,7 +217,7 @@ class Models:
                     continue
                 await model.load()
             except (UserError, RequestError) as error:
-                log.error("reload: %s; what runs goes on", error)
+                _leave(error)
 
     async def unload(self) -> None:
         """Finish all requests, end all workers."""
@@ -231,26 +233,33 @@ class Models:
         return self._models[name]
 
 
-def find(paths: Sequence[tuple[str | None, Path]]) -> dict[str, Path]:
+def find(
+    paths: Sequence[tuple[str | None, Path]], refused: Callable[[UserError], None] | None = None
+) -> dict[str, Path]:
     """The artifacts at or below the paths, by the name that they are served by.
 
     Args:
-        paths: each with the name that it gets, or ``None`` for the name in the manifest.
+        paths: each with the name that it gets, or ``None`` for that of the manifest as ``served_name`` makes it.
+        refused: told of an artifact whose manifest cannot be read, which is then left out; else that is an error.
 
     Raises:
         UserError: a path holds no artifact or more than the one that was named, or two have one name.
     """
     found: dict[str, Path] = {}
     for name, path in paths:
-        folders = artifact_folders(path)
-        if not folders:
-            raise UserError(f"there is no artifact at or below {path}; `st3 compile` makes one")
+        folders = find_artifacts(path)
         if name is not None and len(folders) > 1:
             raise UserError(
                 f"{path} holds {len(folders)} artifacts, which cannot all be named {name!r}; name one folder"
             )
         for folder in folders:
-            key = name or open_artifact(folder, verify=False).manifest.name
+            try:
+                key = name or _own_name(folder)
+            except UserError as error:
+                if refused is None:
+                    raise
+                refused(error)
+                continue
             if key in found:
                 raise UserError(
                     f"{found[key]} and {folder} are both named {key!r}; give one another name: OTHER={folder}"
@@ -259,10 +268,22 @@ def find(paths: Sequence[tuple[str | None, Path]]) -> dict[str, Path]:
     return found
 
 
+def _own_name(folder: Path) -> str:
+    """The name in the manifest, which a stranger may have chosen: it goes into the log, and into addresses."""
+    name = open_artifact(folder, verify=False).manifest.name
+    if not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
+        raise ArtifactError(f"{folder} is named {name[:80]!r}, which is no name to serve; give one: NAME={folder}")
+    return served_name(name)
+
+
+def _leave(error: Exception) -> None:
+    log.error("reload: %s; what runs goes on", error)
+
+
 def _open(path: Path) -> Artifact:
     # the workers check every file's digest; here only the manifest is of interest
     return open_artifact(path, verify=False)
 
 
 def _same_shape(a: Signature, b: Signature) -> bool:
-    return (a.row, a.output_row, a.max_batch) == (b.row, b.output_row, b.max_batch)
+    return (a.row, a.outputs, a.max_batch) == (b.row, b.outputs, b.max_batch)

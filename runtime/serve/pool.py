@@ -29,8 +29,8 @@ if TYPE_CHECKING:
         rows: NDArray[np.float32]
         attempts: int
 
-        def finish(self, output: NDArray[np.float32] | RequestError) -> None:
-            """Hand over the outputs, or why there are none."""
+        def finish(self, outputs: Sequence[NDArray[np.float32]] | RequestError) -> None:
+            """Hand over the outputs in the manifest's order, or why there are none."""
 
 
 log = logging.getLogger("st3.serve")
@@ -157,11 +157,11 @@ class Worker:
         elif isinstance(answer, Done):
             rows = sum(len(waiter.rows) for waiter in batch)
             # a copy: the next batch overwrites the shared memory
-            outputs = self._outputs[:rows].copy()
+            outputs = [output[:rows].copy() for output in self._outputs]
             self._events.ran(rows, answer.run_ms)
             start = 0
             for waiter in batch:
-                waiter.finish(outputs[start : start + len(waiter.rows)])
+                waiter.finish([output[start : start + len(waiter.rows)] for output in outputs])
                 start += len(waiter.rows)
         self._events.idle()
 
@@ -208,10 +208,11 @@ class Pool:
 
     async def open(self) -> None:
         """Start all workers and wait until they are warm; raises ``RequestError`` where the first does not come up."""
-        self._workers = [self._spawn() for _ in range(self._wanted)]
         try:
+            for _ in range(self._wanted):
+                self._workers.append(self._spawn())
             reasons = await asyncio.gather(*(worker.ready for worker in self._workers))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, OSError):
             self.close()
             raise
         failed = [reason for reason in reasons if reason]

@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from runtime.artifact import Manifest
@@ -33,8 +35,15 @@ class RequestError(Exception):
         self.reason = reason
 
 
+class Output(msgspec.Struct, frozen=True):
+    """One output of a model: its name, and its shape without the batch."""
+
+    name: str
+    row: tuple[int, ...]
+
+
 class Signature(msgspec.Struct, frozen=True):
-    """What a model takes and gives. ``row`` and ``output_row`` are shapes without the batch.
+    """What a model takes and gives. ``row`` is the input's shape without the batch.
 
     ``max_batch`` is the largest number of rows in one request and in one batch.
     """
@@ -44,8 +53,7 @@ class Signature(msgspec.Struct, frozen=True):
     platform: str
     input: str
     row: tuple[int, ...]
-    output: str
-    output_row: tuple[int, ...]
+    outputs: tuple[Output, ...]
     max_batch: int
 
     @property
@@ -61,11 +69,14 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class InferRequest(msgspec.Struct, frozen=True):
-    """A request that fits its model: the rows, and whether the answer is binary."""
+    """A request that fits its model: the rows, and the outputs that are wanted.
+
+    ``outputs`` are places in ``Signature.outputs``, in the order of the answer, and whether each is to be binary.
+    """
 
     id: str
     rows: NDArray[np.float32]
-    binary: bool
+    outputs: tuple[tuple[int, bool], ...]
 
 
 # an integer without bounds may be too long to be printed in the line that refuses it
@@ -105,8 +116,7 @@ def signature_of(manifest: Manifest, name: str, version: int) -> Signature:
         platform=f"st3_{manifest.engine}",
         input=manifest.input.name,
         row=manifest.input.shape[1:],
-        output=manifest.output.name,
-        output_row=manifest.output.shape[1:],
+        outputs=tuple(Output(spec.name, spec.shape[1:]) for spec in manifest.outputs),
         max_batch=manifest.target.sizes[-1],
     )
 
@@ -122,7 +132,7 @@ def model_metadata(signature: Signature) -> dict[str, Any]:
         "versions": [signature.version],
         "platform": signature.platform,
         "inputs": [tensor(signature.input, signature.row)],
-        "outputs": [tensor(signature.output, signature.output_row)],
+        "outputs": [tensor(output.name, output.row) for output in signature.outputs],
     }
 
 
@@ -141,7 +151,7 @@ def read_request(signature: Signature, body: bytes, header: str | None) -> Infer
     length = _header_length(header, len(body))
     if length == 0 and header is not None:
         rows = _from_bytes(signature, memoryview(body), None)
-        return InferRequest("", _checked(signature, rows), binary=True)
+        return InferRequest("", _checked(signature, rows), _all_outputs(signature, binary=True))
     if length > JSON_LIMIT_BYTES:
         raise RequestError(413, f"{length} bytes of JSON exceed {JSON_LIMIT_BYTES}; send the tensor as binary data")
     document = _decode(memoryview(body)[:length])
@@ -159,28 +169,42 @@ def read_request(signature: Signature, body: bytes, header: str | None) -> Infer
         if tensor.data:
             raise RequestError(400, f"input {tensor.name!r} has both data and binary_data_size; send one of them")
         rows = _from_bytes(signature, rest, tensor.shape)
-    return InferRequest(document.id, _checked(signature, rows), _wants_binary(signature, document))
+    return InferRequest(document.id, _checked(signature, rows), _wanted_outputs(signature, document))
 
 
-def write_response(signature: Signature, request: InferRequest, output: NDArray[np.float32]) -> tuple[bytes, int]:
+def write_response(
+    signature: Signature, request: InferRequest, outputs: Sequence[NDArray[np.float32]]
+) -> tuple[bytes, int]:
     """The body of an answer, and the length of its JSON where bytes follow (0 where none do).
 
+    Args:
+        signature: the model's.
+        request: which says what is wanted.
+        outputs: all that the model answered, in the signature's order.
+
     Raises:
-        RequestError: the answer is to be JSON, which has no form for an infinity or NaN, and holds one.
+        RequestError: an output is to be JSON, which has no form for an infinity or NaN, and holds one.
     """
-    tensor: dict[str, Any] = {"name": signature.output, "datatype": "FP32", "shape": output.shape}
-    answer: dict[str, Any] = {"model_name": signature.name, "model_version": signature.version, "outputs": [tensor]}
+    tensors: list[dict[str, Any]] = []
+    raw: list[bytes] = []
+    for index, binary in request.outputs:
+        output = outputs[index]
+        tensor: dict[str, Any] = {"name": signature.outputs[index].name, "datatype": "FP32", "shape": output.shape}
+        tensors.append(tensor)
+        if binary:
+            raw.append(output.tobytes())
+            tensor["parameters"] = {"binary_data_size": len(raw[-1])}
+        elif _is_finite(output):
+            tensor["data"] = output.ravel().tolist()
+        else:
+            raise RequestError(
+                400, "the answer to this input is not finite, which JSON cannot say; ask for binary_data"
+            )
+    answer: dict[str, Any] = {"model_name": signature.name, "model_version": signature.version, "outputs": tensors}
     if request.id:
         answer["id"] = request.id
-    if request.binary:
-        raw = output.tobytes()
-        tensor["parameters"] = {"binary_data_size": len(raw)}
-        head = _ENCODER.encode(answer)
-        return head + raw, len(head)
-    if not _is_finite(output):
-        raise RequestError(400, "the answer to this input is not finite, which JSON cannot say; ask for binary_data")
-    tensor["data"] = output.ravel().tolist()
-    return _ENCODER.encode(answer), 0
+    head = _ENCODER.encode(answer)
+    return (b"".join([head, *raw]), len(head)) if raw else (head, 0)
 
 
 def _header_length(header: str | None, body_length: int) -> int:
@@ -231,14 +255,30 @@ def _only_input(signature: Signature, document: _Body) -> _Tensor:
     return tensor
 
 
-def _wants_binary(signature: Signature, document: _Body) -> bool:
-    default = document.parameters.get("binary_data_output", False)
+def _all_outputs(signature: Signature, binary: bool) -> tuple[tuple[int, bool], ...]:
+    return tuple((index, binary) for index in range(len(signature.outputs)))
+
+
+def _wanted_outputs(signature: Signature, document: _Body) -> tuple[tuple[int, bool], ...]:
+    """What the request names, in its order; all where it names none."""
+    default = document.parameters.get("binary_data_output", False) is True
     if not document.outputs:
-        return default is True
-    names = [output.name[:80] for output in document.outputs[:4]]
-    if len(document.outputs) != 1 or names != [signature.output]:
-        raise RequestError(400, f"model {signature.name!r} has one output, {signature.output!r}; asked for {names}")
-    return document.outputs[0].parameters.get("binary_data", default) is True
+        return _all_outputs(signature, default)
+    places = {output.name: index for index, output in enumerate(signature.outputs)}
+    wanted: dict[int, bool] = {}
+    for output in document.outputs:
+        index = places.get(output.name)
+        if index is None or index in wanted:
+            what = "asked for" if index is None else "asked twice for"
+            raise RequestError(
+                400, f"model {signature.name!r} has {_listed(list(places))}; {what} {output.name[:80]!r}"
+            )
+        wanted[index] = output.parameters.get("binary_data", default) is True
+    return tuple(wanted.items())
+
+
+def _listed(names: list[str]) -> str:
+    return f"one output, {names[0]!r}" if len(names) == 1 else f"the outputs {[name[:80] for name in names[:20]]}"
 
 
 def _from_bytes(signature: Signature, raw: memoryview, shape: list[int] | None) -> NDArray[np.float32]:

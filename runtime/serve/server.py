@@ -59,7 +59,7 @@ async def serve(
             keepalive_timeout=settings.idle_timeout_s,
             lingering_time=min(2.0, settings.read_timeout_s),
         )
-        front = _Front(http, _most_connections(settings.max_connections), metrics)
+        front = _Front(http, _most_connections(settings.max_connections), settings.read_timeout_s, metrics)
         try:
             listener = await asyncio.get_running_loop().create_server(
                 front.connect, settings.host, settings.port, backlog=_BACKLOG
@@ -119,8 +119,9 @@ class _Front:
     It counts by itself: many connections are accepted before aiohttp hears of the first.
     """
 
-    def __init__(self, http: web.Server, most: int, metrics: Metrics) -> None:
+    def __init__(self, http: web.Server, most: int, read_timeout_s: float, metrics: Metrics) -> None:
         self.open = 0
+        self.read_timeout_s = read_timeout_s
         self._http, self._most, self._metrics = http, most, metrics
         metrics.count_connections(lambda: self.open)
 
@@ -134,20 +135,46 @@ class _Front:
 
 @final
 class _Counted(asyncio.Protocol):
-    """Passes everything on to aiohttp's protocol, and counts the end."""
+    """Passes everything on to aiohttp's protocol, counts the end, and hangs up on who does not read.
+
+    aiohttp waits as long as the kernel takes no more of an answer, and so would a connection that is to be closed.
+    """
 
     def __init__(self, inner: asyncio.Protocol, front: _Front) -> None:
         self._front = front
         self._inner = inner
-        self.connection_made = inner.connection_made  # type: ignore[method-assign]
+        self._transport: asyncio.Transport | None = None
+        self._unread: asyncio.TimerHandle | None = None
         self.data_received = inner.data_received  # type: ignore[method-assign]
         self.eof_received = inner.eof_received  # type: ignore[method-assign]
-        self.pause_writing = inner.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_write_buffer_limits(high=0)  # writing pauses as soon as the kernel does not take all
+        self._transport = transport
+        self._inner.connection_made(transport)
+
+    def pause_writing(self) -> None:
+        self._unread = asyncio.get_running_loop().call_later(self._front.read_timeout_s, self._hang_up)
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stop_timer()
+        self._inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
         self._front.open -= 1
         self._inner.connection_lost(exc)
+
+    def _hang_up(self) -> None:
+        assert self._transport is not None
+        log.warning("a client did not read its answers; its connection is closed")
+        self._transport.abort()
+
+    def _stop_timer(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
 
 
 @final

@@ -51,25 +51,25 @@ Answer = Ready | Done | Failed
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """Rows of the shared memory: the largest batch, and one row of input and output."""
+    """Rows of the shared memory: the largest batch, and one row of the input and of each output."""
 
     max_batch: int
     row: tuple[int, ...]
-    output_row: tuple[int, ...]
+    output_rows: tuple[tuple[int, ...], ...]
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the largest batch's input and output."""
-        row = int(np.prod(self.row, dtype=np.int64)) + int(np.prod(self.output_row, dtype=np.int64))
-        return 4 * self.max_batch * row
+        """Bytes of the largest batch's input and outputs."""
+        return 4 * self.max_batch * sum(int(np.prod(row, dtype=np.int64)) for row in (self.row, *self.output_rows))
 
 
-def views(memory: mmap.mmap, shape: Shape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The input and the output of the largest batch, as arrays over the shared memory."""
-    inputs = shape.max_batch * int(np.prod(shape.row, dtype=np.int64))
+def views(memory: mmap.mmap, shape: Shape) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    """The input and each output of the largest batch, as arrays over the shared memory."""
     flat = np.frombuffer(memory, np.float32)
-    outputs = shape.max_batch * int(np.prod(shape.output_row, dtype=np.int64))
-    return (
-        flat[:inputs].reshape(shape.max_batch, *shape.row),
-        flat[inputs : inputs + outputs].reshape(shape.max_batch, *shape.output_row),
-    )
+    arrays = []
+    start = 0
+    for row in (shape.row, *shape.output_rows):
+        length = shape.max_batch * int(np.prod(row, dtype=np.int64))
+        arrays.append(flat[start : start + length].reshape(shape.max_batch, *row))
+        start += length
+    return arrays[0], arrays[1:]

@@ -30,7 +30,7 @@ def serve(channel: socket.socket, memory_fd: int) -> None:
         _send(channel, Failed(_line(error)))
         return
     manifest = engine.artifact.manifest
-    shape = Shape(start.max_batch, manifest.input.shape[1:], manifest.output.shape[1:])
+    shape = Shape(start.max_batch, manifest.input.shape[1:], tuple(spec.shape[1:] for spec in manifest.outputs))
     inputs, outputs = views(mmap.mmap(memory_fd, shape.size_bytes), shape)
     cuts = [cheapest_cut(count, run_ms) for count in range(1, shape.max_batch + 1)]
     _send(channel, Ready(run_ms))
@@ -38,7 +38,8 @@ def serve(channel: socket.socket, memory_fd: int) -> None:
         rows = int(packet)
         began = time.perf_counter()
         try:
-            outputs[:rows] = run_rows(engine, cuts[rows - 1], inputs[:rows])
+            for place, output in zip(outputs, run_rows(engine, cuts[rows - 1], inputs[:rows]), strict=True):
+                place[:rows] = output
         except Exception as error:  # whatever an engine raises is this batch's answer, not this process's end
             _send(channel, Failed(_line(error)))
         else:

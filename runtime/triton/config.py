@@ -92,20 +92,19 @@ def config(name: str, artifacts: Sequence[Artifact], kind: Kind, options: Option
     batched = kind == PYTHON
     skip = 1 if batched else 0
     # Triton binds a package's tensors by their place, which it reads from the name
-    names = ("INPUT__0", "OUTPUT__0") if kind.platform == "torch_aoti" else (manifest.input.name, manifest.output.name)
-    output: dict[str, Any] = {
-        "name": names[1],
-        "data_type": Enum("TYPE_FP32"),
-        "dims": list(manifest.output.shape[skip:]),
-    }
+    by_place = kind.platform == "torch_aoti"
+    outputs = [
+        _tensor(f"OUTPUT__{index}" if by_place else spec.name, spec.shape[skip:])
+        for index, spec in enumerate(manifest.outputs)
+    ]
     if manifest.classes:
-        output["label_filename"] = LABELS_FILE
+        outputs[0]["label_filename"] = LABELS_FILE
     fields: dict[str, Any] = {"name": name, "backend": kind.backend}
     if kind.platform:
         fields["platform"] = kind.platform
     fields["max_batch_size"] = target.sizes[-1] if batched else 0
-    fields["input"] = [{"name": names[0], "data_type": Enum("TYPE_FP32"), "dims": list(manifest.input.shape[skip:])}]
-    fields["output"] = [output]
+    fields["input"] = [_tensor("INPUT__0" if by_place else manifest.input.name, manifest.input.shape[skip:])]
+    fields["output"] = outputs
     if batched:
         fields["dynamic_batching"] = {
             "preferred_batch_size": [size for size in target.sizes if size > 1] or [1],
@@ -122,6 +121,10 @@ def config(name: str, artifacts: Sequence[Artifact], kind: Kind, options: Option
         ]
     fields["parameters"] = [_parameter(key, value) for key, value in _facts(artifacts).items()]
     return "".join(f"# {line}\n" for line in _remarks(artifacts, kind)) + _text(fields, "")
+
+
+def _tensor(name: str, dims: Sequence[int]) -> dict[str, Any]:
+    return {"name": name, "data_type": Enum("TYPE_FP32"), "dims": list(dims)}
 
 
 def _facts(artifacts: Sequence[Artifact]) -> dict[str, str]:

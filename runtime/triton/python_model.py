@@ -31,18 +31,19 @@ class TritonPythonModel:
             require_digest=settings["st3_digest"]["string_value"],
         )
         manifest = self._engine.artifact.manifest
-        self._input, self._output = manifest.input.name, manifest.output.name
+        self._input, self._outputs = manifest.input.name, [spec.name for spec in manifest.outputs]
         self._run_ms = warm(self._engine)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer all requests of a batch, which run together."""
+        """Answer all requests of a batch, which run together; Triton drops the outputs that nobody asked for."""
         import triton_python_backend_utils as backend
 
         rows = [backend.get_input_tensor_by_name(request, self._input).as_numpy() for request in requests]
         together = rows[0] if len(rows) == 1 else np.concatenate(rows)
         outputs = run_rows(self._engine, cheapest_cut(len(together), self._run_ms), together)
-        parts = np.split(outputs, np.cumsum([len(part) for part in rows])[:-1])
-        return [backend.InferenceResponse([backend.Tensor(self._output, part)]) for part in parts]
+        ends = np.cumsum([len(part) for part in rows])[:-1]
+        answers = zip(*(np.split(output, ends) for output in outputs), strict=True)
+        return [backend.InferenceResponse(list(map(backend.Tensor, self._outputs, answer))) for answer in answers]
 
     def finalize(self) -> None:
         """Free the engine."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from runtime.artifact import artifact_folders, open_artifact
+from runtime.artifact import find_artifacts, open_artifact
 from runtime.errors import UserError
+from runtime.names import served_name
 from runtime.triton.config import LABELS_FILE, PYTHON, config, kind_of, plan_file
 from runtime.triton.python_model import ARTIFACT_FOLDER
 
@@ -62,12 +63,9 @@ def export(paths: Sequence[tuple[str | None, Path]], out: Path, options: Options
 def _by_name(paths: Sequence[tuple[str | None, Path]]) -> dict[str, list[Artifact]]:
     models: dict[str, list[Artifact]] = {}
     for name, path in paths:
-        folders = artifact_folders(path)
-        if not folders:
-            raise UserError(f"there is no artifact at or below {path}; `st3 compile` makes one")
-        for folder in folders:
+        for folder in find_artifacts(path):
             artifact = open_artifact(folder)
-            key = name or artifact.manifest.name
+            key = name or served_name(artifact.manifest.name)
             if not _NAME.fullmatch(key):
                 raise UserError(f"{key!r} cannot be a model's name in Triton; name it: NAME={folder}")
             models.setdefault(key, []).append(artifact)
@@ -111,8 +109,8 @@ def _check_together(name: str, artifacts: list[Artifact], kind: Kind, options: O
     architectures = {artifact.manifest.target.architecture for artifact in artifacts}
     same = all(
         kind_of(artifact, options) == kind
-        and (artifact.manifest.input, artifact.manifest.output, artifact.manifest.lineage.checkpoint_sha256)
-        == (first.input, first.output, first.lineage.checkpoint_sha256)
+        and (artifact.manifest.input, artifact.manifest.outputs, artifact.manifest.lineage.checkpoint_sha256)
+        == (first.input, first.outputs, first.lineage.checkpoint_sha256)
         for artifact in artifacts
     )
     if not (same and kind.platform == "tensorrt_plan" and len(architectures) == len(artifacts)):

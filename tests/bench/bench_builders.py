@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.environment import Environment, Machine
@@ -121,6 +122,23 @@ def make_artifact(
     )
     write_manifest(folder, manifest)
     return folder
+
+
+def make_three(folder: Path, batch_size: int = 1) -> Path:
+    """A dense artifact and two sparse ones, which do ten and five hundred times less."""
+    make_artifact(folder / "dense" / f"onnxruntime-b{batch_size}", "dense", 0.0, batch_size, hidden=4000)
+    make_artifact(folder / "st3-0.9" / f"onnxruntime-b{batch_size}", "st3", 0.9, batch_size, hidden=400)
+    make_artifact(folder / "st3-0.95" / f"onnxruntime-b{batch_size}", "st3", 0.95, batch_size, hidden=8)
+    return folder
+
+
+def invoke(command: Any, *arguments: object) -> str:
+    """What a command prints that ends well."""
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def make_evaluation(folder: Path) -> Path:

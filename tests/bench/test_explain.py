@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -17,7 +18,6 @@ from bench.explain.explanation import explain_artifact, find_layer
 from bench.explain.roofline import Bound, bound, moved_bytes, positions, usable_macs
 from bench.machine.speed import Speed, Speeds
 from compile.lower import lower
-from compile.native import toolchain
 from runtime.artifact import LayerEntry, Target, open_artifact
 from runtime.errors import UserError
 
@@ -45,7 +45,7 @@ def entry(density: float = 0.1, form: str = "offset_stream", **changes: object) 
 
 
 def heads(case: Case) -> list[str]:
-    return [text.partition(":")[0] for text in advise(case)]
+    return [text.partition(": ")[0] for text in advise(case)]
 
 
 def native(layer: LayerEntry, **known: object) -> Case:
@@ -80,14 +80,14 @@ def test_the_bound_is_the_longer_of_multiplying_and_moving() -> None:
         (native(entry(density=1.0, form="dense")), "prune it"),
         (native(entry(density=0.85, form="dense")), "a higher sparsity"),
         (Case(entry(density=0.1, form="dense"), CPU, "onnxruntime"), "--backend native"),
-        (native(entry(weight_shape=(64, 1, 3, 3))), "no higher sparsity"),
-        (native(entry(density=0.01)), "no higher sparsity"),
+        (native(entry(weight_shape=(64, 1, 3, 3))), "more zeros help little"),
+        (native(entry(density=0.01)), "more zeros help little"),
         (native(entry(), bound=Bound(1.0, 2.0, 100, "L2", 0.5)), "fewer bytes, not fewer multiply-adds"),
         (native(entry(), bound=Bound(2.0, 1.0, 100, "L2", 9.0), measured_us=2.4), "only less work"),
         (native(entry()), "blocks of 4 channels (--pattern 1x4)"),
         (native(entry(form="block_stream", macs_dense=64 * 64 * 9 * 49)), "a larger batch (--batch-size 16)"),
         (native(entry(form="block_stream", macs_dense=64 * 64 * 9 * 64)), "less work"),
-        (Case(entry(form="dense"), GPU, "inductor"), "the pattern 2"),
+        (Case(entry(form="dense"), GPU, "inductor"), "the pattern 2:4 (--pattern 2:4)"),
         (Case(entry(form="dense", pattern="2:4", weight_shape=(10, 64, 3, 3)), GPU, "inductor"), None),
         (Case(entry(form="semi_structured", pattern="2:4"), GPU, "inductor"), "less work"),
     ],
@@ -119,10 +119,7 @@ def test_an_unknown_layer_is_refused_with_names_like_it() -> None:
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("explain")
     checkpoint = write_checkpoint(folder / "st3-unstructured-0.9", "st3", 0.9)
-    with pytest.MonkeyPatch.context() as patch:
-        # tests look at what is said, not at how fast it is: let g++ spend less time
-        patch.setattr(toolchain, "_FLAGS", tuple("-O1" if flag == "-O3" else flag for flag in toolchain._FLAGS))
-        return lower(checkpoint, folder / "artifacts", "native", (2,), 1, "native")
+    return lower(checkpoint, folder / "artifacts", "native", (2,), 1, "native")
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +151,7 @@ def test_every_layer_of_an_artifact_is_timed(artifact: Path) -> None:
 def test_one_layer_is_explained_in_words(artifact: Path) -> None:
     layer = open_artifact(artifact).manifest.layers[1]
     text = run(artifact, layer.name)
-    for word in (layer.name, layer.format, "density", "roofline bound", "measured", "faster with", "at load 0.50"):
+    for word in (layer.name, layer.format, "density", "roofline bound", "measured", "advice", "at load 0.50"):
         assert word in text
 
 
@@ -182,3 +179,10 @@ def test_an_engine_without_steps_is_said_so(artifact: Path) -> None:
 def test_more_threads_than_there_are_have_no_bound(artifact: Path) -> None:
     found = explain_artifact(open_artifact(artifact), 64, "fc", measure=False)
     assert found.notes[1] == "the bound is not known: this machine has not 64 CPUs for as many threads"
+
+
+def test_more_threads_than_cpus_are_not_timed(tmp_path: Path) -> None:
+    manifest = SimpleNamespace(engine="native")
+    steps, (note,) = explanation._steps(SimpleNamespace(manifest=manifest, folder=tmp_path), 1000)  # type: ignore[arg-type]
+    assert steps == {}
+    assert note.startswith("not measured: 1000 threads on ")

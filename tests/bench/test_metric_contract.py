@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,9 @@ PIXELS = (1, 8, 8)
 class SumEngine(Engine):
     """Scores class 1 with the mean of the picture and class 0 with zero; NaN in, NaN out."""
 
-    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+    def _compute(self, given: NDArray[np.float32], results: Sequence[NDArray[np.float32]]) -> None:
         mean = given.mean(axis=(1, 2, 3))
-        result[:] = np.stack([np.zeros_like(mean), mean], axis=1)
+        results[0][:] = np.stack([np.zeros_like(mean), mean], axis=1)
 
 
 class DeviceEngine(SumEngine):

@@ -17,6 +17,7 @@ from bench.measurement_file import Writer
 from bench.report.analysis import Row
 from bench.report.command import link_between, report
 from bench.report.write import write_report
+from runtime.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,13 +140,19 @@ def test_a_session_without_accuracy_says_what_is_gained_and_that_it_is_unknown(
     assert summary["headline"] == "Up to 2.00\u00d7 as fast as the fastest dense network; no accuracy was measured."
 
 
+def test_a_folder_of_measurements_is_no_file_of_them(tmp_path: Path) -> None:
+    done = CliRunner().invoke(report, [str(tmp_path)])
+    assert isinstance(done.exception, UserError)
+    assert f"is a folder; name the file in it, for instance {tmp_path / 'measurements.jsonl'}" in str(done.exception)
+
+
 def test_the_command_writes_beside_the_samples_and_links_them(session: Measurements, tmp_path: Path) -> None:
     path = tmp_path / "in here" / "m.jsonl"
     writer = Writer(path)
     writer.write([session.session, *session.artifacts, *session.measurements])
     writer.finish()
     done = CliRunner().invoke(report, [str(path)], catch_exceptions=False)
-    assert "2.00\u00d7 as fast as the fastest dense network" in done.output
+    assert "st3-unstructured-0.9 is 2.00\u00d7 as fast as the fastest dense network" in done.output
     assert '<a href="m.jsonl">' in (path.parent / "report.html").read_text()
     CliRunner().invoke(report, [str(path), "--out", str(tmp_path / "there")], catch_exceptions=False)
     assert '<a href="../in%20here/m.jsonl">' in (tmp_path / "there/report.html").read_text()

@@ -31,10 +31,10 @@ class SleepyEngine(Engine):
         super().__init__(IdleEngine().artifact, threads=1)
         self.counts: list[int] = []
 
-    def _compute(self, given: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+    def _compute(self, given: NDArray[np.float32], results: list[NDArray[np.float32]]) -> None:
         time.sleep(CALL_S)
         self.counts.append(len(given))
-        result[:] = 0
+        results[0][:] = 0
 
 
 def request(rate_per_s: float, pictures: int, patience_s: float = 5.0) -> Serve:

@@ -10,7 +10,7 @@ from support import capture_module, prune_randomly
 from torch import nn
 
 from compile.from_torch import read_graph
-from compile.native import builder
+from compile.native import builder, toolchain
 from compile.native.builder import Builder
 from compile.native.emit import Source, emit
 from compile.native.isa import isa_for
@@ -20,6 +20,12 @@ from compile.passes.simplify import simplify
 from runtime.errors import UserError
 
 ISA = isa_for("native")
+
+
+@pytest.fixture(autouse=True)
+def every_object_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other tests take an object from a test that made it before."""
+    monkeypatch.setattr(builder, "build_object", toolchain.build_object)
 
 
 def two_versions() -> tuple[Source, Source]:

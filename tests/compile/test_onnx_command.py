@@ -160,7 +160,8 @@ def test_a_batch_that_cannot_be_rewritten_is_refused(tmp_path: Path) -> None:
             "is an ONNX file, which the inductor backend cannot compile: it needs a checkpoint",
         ),
         (["--target", "tpu"], "--target tpu is unknown; choose one of cpu, cuda"),
-        (["--target", "tpu"], "--target tpu is unknown; choose one of cpu"),
+        (["--isa", "avx51"], "unknown instruction set 'avx51'; choose one of native, avx512"),
+        (["--threads", "0"], "0 is not in the range x>=1"),
         (["--dtype", "int8"], "--dtype int8 is unknown on cpu; choose one of float32"),
         (["--mean", "0.5,0.5"], "--mean 0.5,0.5 --std 1.0: "),
         (["--std", "0"], "std positive"),
@@ -174,10 +175,21 @@ def test_impossible_options_are_refused(model: Path, tmp_path: Path, options: li
     assert not list(tmp_path.rglob("manifest.json"))
 
 
+def test_two_sources_of_one_name_would_overwrite_each_other(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / model.name
+    other.parent.mkdir()
+    other.write_bytes(model.read_bytes())
+    code, output = call("compile", model, other, "--no-tune", "--out", tmp_path / "out")
+    assert code == 2
+    assert f"are both called {model.stem}" in output
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_neither_checkpoint_nor_file(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"x")
     for name, message in (
         ("model.pt", "is no folder and does not end in .onnx; give a checkpoint folder (st3 train) or an ONNX file"),
+        ("model.pt", "of a file of weights `st3 sparsify` makes one"),
         ("nothing.onnx", "does not exist; give a checkpoint folder (st3 train) or an ONNX file"),
         ("nothing", "does not exist; give a checkpoint folder"),
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ from compile.native.isa import ISAS, isa_for
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule, options, without_joins
 from compile.native.select import choose_plan
-from compile.native.trial import aligned, open_library
+from compile.native.trial import aligned, open_library, pointers
 from compile.native.weights import Packs
 from compile.passes.simplify import simplify
 from runtime.engine import load
@@ -64,6 +65,16 @@ def test_a_tuned_artifact_agrees_with_torch_and_says_what_was_measured(compiler:
     known = tuning_cache.read()
     assert len(known.schedules) == 2
     assert all("measured" in schedule.reason for schedule in known.schedules.values())
+
+
+def test_what_the_others_took_is_told_by_the_round_that_both_ran_in() -> None:
+    plan = plan_of(two_layers(), (3, 13, 11))
+    one = next(iter(options(plan, isa_for("native"), L1).values()))[0]
+    dense, stream, block = (
+        msgspec.structs.replace(one, format=name) for name in ("dense", "offset_stream", "block_stream")
+    )
+    text = tune._measured(stream, {stream: 0.04, block: 0.05}, {stream: 0.02, block: 0.021, dense: 0.03})
+    assert text == "measured 0.040 ms, block_stream 1.25x, dense 1.50x"
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -181,7 +192,7 @@ def test_every_candidate_of_the_first_codes_computes_the_same(tmp_path: Path) ->
             weights = aligned(source.weights())
             handle = library.st3_open(weights.ctypes.data, weights.size, 2, None, 0)
             result = np.empty_like(expected)
-            assert library.st3_run(handle, inputs.ctypes.data, result.ctypes.data) == 0
+            assert library.st3_run(handle, inputs.ctypes.data, pointers([result])) == 0
             library.st3_close(handle)
             assert np.abs(result - expected).max() < 1e-5 * np.abs(expected).max()
 
@@ -203,7 +214,7 @@ def test_joined_layers_compute_what_they_do_apart(tmp_path: Path, threads: int) 
         handle = library.st3_open(weights.ctypes.data, weights.size, threads, None, 0)
         result = np.empty((1, *plan.graph.shapes[plan.graph.output]), np.float32)
         for _ in range(5):
-            assert library.st3_run(handle, inputs.ctypes.data, result.ctypes.data) == 0
+            assert library.st3_run(handle, inputs.ctypes.data, pointers([result])) == 0
         library.st3_close(handle)
         results.append(result)
     with torch.no_grad():

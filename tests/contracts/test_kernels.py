@@ -20,7 +20,7 @@ from compile.native.kernel_table import KERNELS
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule, options, without_joins
 from compile.native.select import pixel_plan
-from compile.native.trial import aligned, open_library
+from compile.native.trial import aligned, open_library, pointers
 from compile.passes.simplify import simplify
 
 L1, L2 = 48 * 1024, 2**20
@@ -62,7 +62,7 @@ def run(plan: Plan, version: dict[str, Schedule], isa: Isa, stem: Path, inputs: 
     weights = aligned(source.weights())
     handle = library.st3_open(weights.ctypes.data, weights.size, threads, None, 0)
     result = np.empty((len(inputs), *plan.graph.shapes[plan.graph.output]), np.float32)
-    assert library.st3_run(handle, inputs.ctypes.data, result.ctypes.data) == 0
+    assert library.st3_run(handle, inputs.ctypes.data, pointers([result])) == 0
     library.st3_close(handle)
     return result
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from fakes import KeptColumns
 
 from compile.cuda import candidates, choice, format, tuning_cache  # noqa: A004 - the module's own name
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture

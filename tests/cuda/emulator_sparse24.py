@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from pathlib import Path
 
 import torch
+from emulator import compile_library
 from torch import Tensor
 
 from runtime.cuda import nvrtc
@@ -18,7 +18,7 @@ _DECLARED = "extern __shared__ __align__(128) u8 shared[];"
 
 
 def build(launch: Launch80, dtype: torch.dtype, folder: Path) -> ctypes.CDLL:
-    """The kernel as a shared library; shared memory starts as NaN, an index out of an array's bounds traps."""
+    """The kernel as a shared library."""
     kernel = nvrtc.source("semi_structured_sm80.cu")
     assert _DECLARED in kernel
     macros = defines(launch, dtype) | {"THREADS": launch.threads, "SHARED_BYTES": launch.shared_bytes}
@@ -26,11 +26,7 @@ def build(launch: Launch80, dtype: torch.dtype, folder: Path) -> ctypes.CDLL:
     text += "".join(header.read_text() for header in _HEADERS) + "#undef THREADS\n"
     text += kernel.replace(_DECLARED, "u8* shared = (u8*)::shared;")
     text += 'extern "C" void call(const Params* p, int x, int y) { run(' + KERNEL + ", x, y, THREADS, *p); }\n"
-    path, library = folder / "sparse24.cpp", folder / "sparse24.so"
-    path.write_text(text)
-    flags = ["-std=c++20", "-O1", "-fsanitize=bounds", "-fsanitize-undefined-trap-on-error", "-w"]
-    subprocess.run(["g++", *flags, "-shared", "-fPIC", "-pthread", path, "-o", library], check=True)
-    return ctypes.CDLL(str(library))
+    return compile_library(text, folder)
 
 
 def run(

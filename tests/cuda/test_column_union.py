@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unstructured_cases import Case, check, make_case, on_gpu, ragged
+from unstructured_cases import Case, check, check_replay, make_case, on_gpu, ragged
 
 from compile.cuda.formats import column_union
 from compile.cuda.formats.column_union import ColumnUnionConfig
@@ -147,14 +147,7 @@ def test_a_cuda_graph_replays_it_on_new_inputs():
     case = on_gpu(make_case(REAL["7x7"], 0.02))
     config = column_union.configs(case.problem)[0]
     module = column_union.module(column_union.pack(case.weight), case.bias, case.problem, config).cuda()
-    module(case.x)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        y = module(case.x)
-    case.x.normal_()
-    y.fill_(float("nan"))
-    graph.replay()
-    check(y, case)
+    check_replay(module, case)
 
 
 def result(case: Case, config: ColumnUnionConfig) -> torch.Tensor:

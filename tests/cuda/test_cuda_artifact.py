@@ -42,7 +42,7 @@ def artifact(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_what_is_compiled_without_the_gpu(checkpoint: Path, artifact: Path) -> None:
     assert artifact.name == "inductor-cuda-float16-b6"
     manifest = open_artifact(artifact).manifest
-    assert manifest.schema_version == SCHEMA_VERSION == 3
+    assert manifest.schema_version == SCHEMA_VERSION == 4
     assert (manifest.target.device, manifest.target.architecture, manifest.target.dtype) == (
         "cuda",
         "sm_123",
@@ -192,7 +192,7 @@ def test_answers_that_float16_cannot_hold_are_refused(tmp_path: Path) -> None:
     inputs = np.ones((2, 3, 4, 4), np.float32)
     (tmp_path / "golden").mkdir()
     np.save(tmp_path / "golden/inputs.npy", inputs)
-    np.save(tmp_path / "golden/outputs.npy", network.answer(inputs))
+    np.save(tmp_path / "golden/outputs.npy", *network.answer(inputs))
     with pytest.raises(UserError, match=r"not finite in float16.*use --dtype bfloat16 or float32"):
         build.build(network, Target("cuda", "sm_123", "float16", 2, 1), tmp_path, AS_MODELLED)
 

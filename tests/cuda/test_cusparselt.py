@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sparse24_cases import make_sparse, two_of_four
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from unstructured_cases import Case, check, on_gpu
+from unstructured_cases import Case, check, check_replay, on_gpu
 
 from compile.cuda.formats import cusparselt
 from compile.cuda.problem import ConvProblem
@@ -182,14 +182,7 @@ def test_the_op_replays_in_a_cuda_graph(name: str):
     need(PROBLEMS[name])
     case = on_gpu(make_sparse(PROBLEMS[name]))
     module = layer(case, cusparselt.configs(case.problem)[0]).cuda()
-    module(case.x, case.residual)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        y = module(case.x, case.residual)
-    case.x.normal_()
-    y.fill_(float("nan"))
-    graph.replay()
-    check(y, case)
+    check_replay(module, case)
 
 
 @NEEDS_GPU

@@ -15,8 +15,6 @@ from compile.cuda.sites import sites
 from compile.from_torch import read_graph
 from compile.passes.simplify import simplify
 
-torch.set_num_threads(1)
-
 
 def dense_network(module: nn.Module, shape: tuple[int, int, int], batch: int, kind: int) -> GpuNetwork:
     """Every layer dense, in the configuration ``kind`` where the layer has it."""
@@ -27,7 +25,7 @@ def dense_network(module: nn.Module, shape: tuple[int, int, int], batch: int, ki
         layers[name] = place(site, Candidate("dense", configs.get(kind, configs[0]), site.problem))
     with torch.no_grad():
         expected = module(torch.zeros(batch, *shape))
-    return GpuNetwork(graph, layers, "float32", tuple(expected.shape))
+    return GpuNetwork(graph, layers, "float32", (tuple(expected.shape),))
 
 
 def deviation(network: nn.Module, module: nn.Module, inputs: torch.Tensor) -> float:

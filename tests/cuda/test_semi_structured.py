@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sparse24_cases import RAGGED, REAL, make_sparse, shape_of, two_of_four
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from unstructured_cases import Case, check, on_gpu, poisoned
+from unstructured_cases import Case, check, check_replay, on_gpu, poisoned
 
 from compile.cuda.formats import semi_structured
 from compile.cuda.formats.semi_structured import Config
@@ -203,14 +203,7 @@ def test_the_op_replays_in_a_cuda_graph(name: str):
     case = on_gpu(make_sparse(RAGGED[name]))
     for config in launches(case.problem)[-3:]:
         module = layer(case, config).cuda()
-        module(case.x, case.residual)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            y = module(case.x, case.residual)
-        case.x.normal_()
-        y.fill_(float("nan"))
-        graph.replay()
-        check(y, case)
+        check_replay(module, case)
 
 
 @NEEDS_GPU

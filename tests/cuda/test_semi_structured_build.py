@@ -29,8 +29,7 @@ def macros(launch: Launch80 | Launch, dtype: torch.dtype) -> tuple[str, dict[str
     """File, headers and defines of a kernel."""
     if isinstance(launch, Launch80):
         return "semi_structured_sm80.cu", {}, ampere.defines(launch, dtype)
-    headers = {"prelude.h": hopper.prelude(launch.pixels, dtype)}
-    return "semi_structured_sm90.cu", headers, hopper.defines(launch, dtype)
+    return "semi_structured_sm90.cu", hopper.headers(launch.pixels, dtype), hopper.defines(launch, dtype)
 
 
 def serialized(log: str) -> list[str]:

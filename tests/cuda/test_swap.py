@@ -49,7 +49,7 @@ def test_a_transformer_with_swapped_layers_agrees_with_torch(kept_columns: KeptC
     }
     # all that was pruned: in_proj is no module of its own
     assert sum("kept_columns" in offered.candidates for offered in offers.values()) == 8
-    network = body.build(layers, "float32", (2, 10))
+    network = body.build(layers, "float32", ((2, 10),))
     inputs = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected, result = module(inputs), network(inputs)
@@ -67,7 +67,7 @@ def test_layers_with_a_relu_take_it_over() -> None:
     found = list(body.sites(3, "float32").values())
     assert [site.problem.activation for site in found] == ["relu", "relu", "identity"]
     layers = exact(body.sites(3, "float32"))
-    network = body.build(layers, "float32", (3, 2))
+    network = body.build(layers, "float32", ((3, 2),))
     inputs = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(network(inputs), module(inputs), atol=1e-6)
@@ -90,29 +90,29 @@ def test_errors_are_those_of_rounding(dtype: str) -> None:
         golden = module(inputs)
     layers, exact_layers = emulated(sites), exact(sites)
     found = errors(
-        body.build(layers, dtype, (2, 8)),
+        body.build(layers, dtype, ((2, 8),)),
         layers,
-        body.build(exact_layers, "float32", (2, 8)),
+        body.build(exact_layers, "float32", ((2, 8),)),
         exact_layers,
         inputs,
-        golden,
+        [golden],
     )
     bits = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
     assert list(found.layers) == list(sites)
     assert all(0.2 * bits < error < 3 * bits for error in found.layers.values())
-    assert 0 < found.deviation < 8 * bits
+    assert 0 < found.deviations[0] < 8 * bits
     # and a wrong layer is seen where it is
     name = list(sites)[1]
     spoilt = dict(layers)
     spoilt[name] = nn.Sequential()
     spoilt[name].forward = lambda x, *_: 1.1 * layers[name](x)  # type: ignore[method-assign]
     worse = errors(
-        body.build(spoilt, dtype, (2, 8)),
+        body.build(spoilt, dtype, ((2, 8),)),
         spoilt,
-        body.build(exact_layers, "float32", (2, 8)),
+        body.build(exact_layers, "float32", ((2, 8),)),
         exact_layers,
         inputs,
-        golden,
+        [golden],
     )
     assert worse.layers[name] == pytest.approx(0.1, abs=0.01)
     assert worse.layers[next(iter(sites))] == found.layers[next(iter(sites))]

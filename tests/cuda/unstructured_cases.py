@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from compile.cuda.problem import ConvProblem
 
@@ -59,6 +59,18 @@ def check(y: Tensor, case: Case) -> None:
     assert y.dtype == case.problem.torch_dtype
     error = float((y.double() - wanted).norm() / wanted.norm().clamp_min(1e-30))
     assert error < LIMITS[case.problem.dtype], f"relative error {error:.2e}"
+
+
+def check_replay(module: nn.Module, case: Case) -> None:
+    """A CUDA graph of the layer is right on inputs that it was not captured with."""
+    module(case.x, case.residual)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = module(case.x, case.residual)
+    case.x.normal_()
+    y.fill_(float("nan"))
+    graph.replay()
+    check(y, case)
 
 
 def poisoned(problem: ConvProblem) -> Tensor:

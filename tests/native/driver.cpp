@@ -85,12 +85,20 @@ float* block(long floats) {
   return memory;
 }
 
+// Where each of the network's outputs begins, one after another in `memory`.
+struct Places {
+  explicit Places(float* memory) {
+    for (int i = 0; i < st3_output_count(); memory += st3_output_floats(i++)) starts[i] = memory;
+  }
+  float* starts[8];
+};
+
 // Runs with fresh outputs that must be the bits of `first`; `first` is filled by the very first run.
 void run_often(const Case& all, void* handle, float* first, bool* known, int threads) {
   for (int i = 0; i < RUNS; i++) {
     float* output = block(all.results);
     memset(output, 0xff, all.results * sizeof(float));  // NaN, should anything be left unwritten
-    if (st3_run(handle, all.inputs.floats(), output) != st3::DONE) exit(1);
+    if (st3_run(handle, all.inputs.floats(), Places(output).starts) != st3::DONE) exit(1);
     if (!*known) memcpy(first, output, all.results * sizeof(float));
     *known = true;
     if (memcmp(first, output, all.results * sizeof(float)) != 0) {
@@ -104,7 +112,7 @@ void run_often(const Case& all, void* handle, float* first, bool* known, int thr
 void run_profile(const Case& all, void* handle) {
   float* output = block(all.results);
   auto* times = static_cast<uint64_t*>(calloc(st3_step_count(), sizeof(uint64_t)));
-  if (st3_profile(handle, all.inputs.floats(), output, times) != st3::DONE) exit(1);
+  if (st3_profile(handle, all.inputs.floats(), Places(output).starts, times) != st3::DONE) exit(1);
   free(times);
   free(output);
 }
@@ -120,7 +128,7 @@ void* call(void* argument) {
   const auto& mine = *static_cast<Caller*>(argument);
   float* output = block(mine.all->results);
   for (int i = 0; i < RUNS; i++) {
-    const int status = st3_run(mine.handle, mine.all->inputs.floats(), output);
+    const int status = st3_run(mine.handle, mine.all->inputs.floats(), Places(output).starts);
     const bool same = memcmp(output, mine.first, mine.all->results * sizeof(float)) == 0;
     if (status == st3::DONE ? !same : !mine.shared) {
       fprintf(stderr, "a run beside another one answered wrongly\n");

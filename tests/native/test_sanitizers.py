@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from families import NETWORKS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_case import Case, build_driver, run_driver, why_not, write_case
-from networks import RUNNABLE, convolutions, small_network
+from networks import RUNNABLE, EveryOperator, convolutions, small_network
+from several_outputs import Pyramid
 from support import prune_randomly
 from torch import nn
 
@@ -25,6 +27,8 @@ from compile.format import format_names
 ADDRESS = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # each of three weakened memory orders in team.h was found with 100 runs; with 3 the one that was tried was not
 THREAD = ("-O1", "-g", "-fsanitize=thread", "-DRUNS=100")
+# two tasks of a step that write to one place do so in every run
+THREAD_SHORT = (*THREAD[:-1], "-DRUNS=20")
 THREADS = (1, 2, 3, 7)
 
 
@@ -66,6 +70,12 @@ def test_threads(tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("flags", [ADDRESS, THREAD])
+def test_several_outputs(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    check(write_case(tmp_path, prune_randomly(Pyramid(), 0.4), (2, 11, 9), 3, apart=flags is ADDRESS), flags)
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("isa", RUNNABLE)
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_every_instruction_set(tmp_path: Path, isa: str, batch_size: int) -> None:
@@ -74,6 +84,28 @@ def test_every_instruction_set(tmp_path: Path, isa: str, batch_size: int) -> Non
     thread = (*THREAD[:-1], f"-DRUNS={100 // batch_size}")
     for name, flags in (("address", ADDRESS), ("thread", thread)):
         check(write_case(tmp_path / name, module, (3, 29, 23), batch_size, isa, apart=name == "address"), flags)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize(
+    ("batch_size", "flags"), [(1, ADDRESS), (3, ADDRESS), (16, ADDRESS), (1, THREAD_SHORT), (3, THREAD_SHORT)]
+)
+def test_every_operator(tmp_path: Path, isa: str, batch_size: int, flags: tuple[str, ...]) -> None:
+    module = prune_randomly(EveryOperator(), 0.3)
+    case = check(write_case(tmp_path, module, (3, 13, 11), batch_size, isa, apart=flags is ADDRESS), flags)
+    kernels = {step.kernel for step in case.steps}
+    assert kernels >= {"max_pool", "average_pool", "adaptive_pool", "mean", "resize", "layer_norm", "elementwise"}
+    assert kernels >= {"relayout", "result", "offset_stream"}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["shufflenet_v2", "densenet", "segmenter", "convnext", "mobilenet_v3_small"])
+def test_a_small_network_of_a_family(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    build, side = NETWORKS[name]
+    module = prune_randomly(build(), 0.2)
+    check(write_case(tmp_path, module, (3, side, side), 1, apart=True), ADDRESS)
 
 
 @pytest.mark.exhaustive

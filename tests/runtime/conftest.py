@@ -10,8 +10,6 @@ import torch
 from support import Compiler, prune_randomly
 from torch import nn
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -93,7 +93,8 @@ def change_tree(draw: Draw, tree: Any) -> bytes:
         elif how == "tweak" and isinstance(node[key], (int, float)):
             node[key] = node[key] + draw(st.sampled_from([-1, 1, 0.5, 1 << 20]))
         else:
-            node[key] = draw(st.sampled_from(HOSTILE) | st.text(max_size=20) | st.integers() | st.floats())
+            value = draw(st.sampled_from(HOSTILE) | st.text(max_size=20) | st.integers() | st.floats())
+            node[key] = copy.deepcopy(value)  # the next change may be one of this value
     text = json.dumps(tree).encode()
     for index, literal in enumerate(raw):
         text = text.replace(f'"@@{index}@@"'.encode(), literal)

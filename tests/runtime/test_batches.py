@@ -56,8 +56,8 @@ def test_padding_is_zeros_behind_the_pictures() -> None:
 class FixedEngine(Engine):
     """Answers with each picture's mean, and with nothing but batches of the artifact's size."""
 
-    def _compute(self, given, result):
-        result[:] = np.repeat(given.mean(axis=(1, 2, 3))[:, None], 3, axis=1)
+    def _compute(self, given, results):
+        results[0][:] = np.repeat(given.mean(axis=(1, 2, 3))[:, None], 3, axis=1)
 
 
 @pytest.mark.parametrize("pictures", [0, 1, 2, 5])

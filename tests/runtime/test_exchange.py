@@ -45,7 +45,7 @@ class Spy:
         self.addresses: list[int] = []
         if engine.artifact.manifest.engine == "native":
             call = engine._call
-            monkeypatch.setattr(engine, "_call", lambda f, n, a, b: (self._note(a, b), call(f, n, a, b)))
+            monkeypatch.setattr(engine, "_call", lambda f, n, a, b: (self._note(a, *b), call(f, n, a, b)))
         else:
             session = engine._session
             monkeypatch.setattr(engine, "_session", self)
@@ -168,10 +168,10 @@ class Replay:
     """Stands for a CUDA graph: doubles, in buffers of its own."""
 
     def __init__(self, function: Callable, example: torch.Tensor) -> None:
-        self.input, self.output = torch.zeros(SHAPE), torch.zeros((2, 3))
+        self.input, self.outputs = torch.zeros(SHAPE), (torch.zeros((2, 3)),)
 
     def replay(self) -> None:
-        self.output.copy_(2 * self.input[:, 0, 0, :3].reshape(2, 3))
+        self.outputs[0].copy_(2 * self.input[:, 0, 0, :3].reshape(2, 3))
 
 
 class Foreign:
@@ -202,11 +202,11 @@ def on_gpu(shared: Path, monkeypatch: pytest.MonkeyPatch) -> CudaEngine:
 def test_a_gpus_tensors_never_pass_through_the_host(on_gpu: CudaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     given, out = torch.randn(SHAPE), torch.zeros((2, 3))
     monkeypatch.setattr(on_gpu, "_input", None)  # the pinned memory, without which the host's way would fail
-    monkeypatch.setattr(on_gpu, "_output", None)
+    monkeypatch.setattr(on_gpu, "_outputs", None)
     for tensor in (given, Foreign(given)):
         answer = on_gpu.run_on_device({"input": tensor})["output"]
         assert torch.equal(answer, 2 * given[:, 0, 0, :3].reshape(2, 3))
-        assert answer.data_ptr() != on_gpu._replay.output.data_ptr()  # the next run leaves it as it is
+        assert answer.data_ptr() != on_gpu._replay.outputs[0].data_ptr()  # the next run leaves it as it is
     foreign = Foreign(out)
     answer = on_gpu.run_on_device({"input": given}, out={"output": foreign})["output"]
     assert answer.data_ptr() == out.data_ptr()

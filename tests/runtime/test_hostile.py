@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime import files
 from runtime.artifact import MANIFEST
 from runtime.data import Preprocessing, load_evaluation_set, write_evaluation_set
 from runtime.engine import load
@@ -143,6 +145,55 @@ def test_files_that_the_manifest_does_not_know(artifact: Path) -> None:
     refused(artifact, r"libevil\.so is not in manifest\.json, and an engine might load it")
 
 
+def test_what_takes_a_file_s_place_after_it_was_looked_at(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (artifact / LIBRARY).unlink()
+    os.mkfifo(artifact / LIBRARY)
+    monkeypatch.setattr(files, "_refuse", lambda *_: None)
+    for verify in (True, False):
+        refused(artifact, "is no plain file", verify)
+
+
+def test_a_file_that_grows_while_it_is_read(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, reads = artifact / LIBRARY, []
+    size, digest = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def slow_read(handle: int, count: int, read: Callable[[int, int], bytes] = os.read) -> bytes:
+        reads.append(count)
+        assert len(reads) < 100
+        with path.open("ab") as stream:
+            stream.write(bytes(count))
+        return read(handle, count)
+
+    monkeypatch.setattr(os, "read", slow_read)
+    files.compare(artifact, LIBRARY, size, digest)
+
+
+def test_another_name_of_a_demanded_file_changes_nothing_any_more(artifact: Path, tmp_path: Path) -> None:
+    digest = f"sha256:{hashlib.sha256((artifact / MANIFEST).read_bytes()).hexdigest()}"
+    names = [LIBRARY, "payload/b2/weights.bin"]
+    for number, name in enumerate(names):
+        os.link(artifact / name, tmp_path / str(number))
+    engine = load(artifact, require_digest=digest)
+    inputs = {"input": np.ones((2, 1, 8, 8), np.float32)}
+    before = engine.run(inputs)["output"].copy()
+    for number in range(len(names)):
+        with (tmp_path / str(number)).open("r+b") as stream:
+            stream.write(bytes(4096))
+    assert np.array_equal(engine.run(inputs)["output"], before)
+    engine.close()
+    with pytest.raises(ArtifactError, match="differs from its digest"):
+        load(artifact)
+
+
+def test_a_name_that_only_looks_the_same(artifact: Path) -> None:
+    twin = LIBRARY.replace("e", "\u0435")  # Cyrillic
+    (artifact / LIBRARY).rename(artifact / twin)
+    rewrite(artifact, lambda text: text.replace(LIBRARY, twin))
+    refused(artifact, "does not list payload/b2/network.so")
+    shutil.copy(artifact / twin, artifact / LIBRARY)
+    refused(artifact, "network.so is not in manifest.json")
+
+
 def test_a_library_of_another_processor_or_byte_order(artifact: Path) -> None:
     path = artifact / LIBRARY
     raw = path.read_bytes()
@@ -206,6 +257,15 @@ def test_what_numpy_wrote_is_read_as_numpy_does(tmp_path: Path, shape: tuple[int
         found = read_npy(tmp_path / "x.npy", mapped)
         assert found.dtype == array.dtype
         assert np.array_equal(found, array)
+
+
+def test_an_evaluation_set_replaces_no_file_of_another_purpose(tmp_path: Path) -> None:
+    (tmp_path / "labels.npy").write_text("mine")
+    images, how = np.zeros((3, 1, 4, 4), np.uint8), Preprocessing((1, 4, 4), (0.5,), (0.5,))
+    with pytest.raises(UserError, match=r"labels\.npy is there without an evaluation\.json, so it may be yours"):
+        write_evaluation_set(tmp_path, "x", images, np.zeros(3, np.int64), how, ())
+    assert (tmp_path / "labels.npy").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_evaluation_sets(tmp_path: Path) -> None:

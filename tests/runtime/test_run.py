@@ -55,6 +55,32 @@ def test_check_and_its_exit_status(artifact: Path) -> None:
     assert "its manifest says" in output
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--threads", "0"], "0 is not in the range x>=1"),
+        (["--require-digest", "abc"], "must be sha256: and 64 hex digits"),
+        (["--require-signature", "nowhere.pem"], "the key nowhere.pem cannot be read"),
+    ],
+)
+def test_a_demand_that_is_none_is_the_users_mistake_and_not_the_artifacts(
+    artifact: Path, options: list[str], message: str
+) -> None:
+    code, output = call("check", artifact, *options)
+    assert code == 2
+    assert message in output
+    assert "FAILED" not in output
+
+
+def test_the_classes_stand_behind_the_names_of_their_files(artifact: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((1, 8, 8), np.uint8))
+    np.save(tmp_path / "b.npy", np.zeros((3, 1, 8, 8), np.uint8))
+    lines = call("run", artifact, tmp_path / "a.npy", tmp_path / "a.npy")[1].splitlines()
+    assert [line.split(": ")[0] for line in lines] == [str(tmp_path / "a.npy")] * 2
+    lines = call("run", artifact, tmp_path / "a.npy", tmp_path / "b.npy")[1].splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["0", "1", "2", "3"]
+
+
 def test_run_on_pictures_and_arrays_agree(artifact: Path, tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
@@ -119,7 +145,7 @@ def test_inspect_shows_the_digest_and_refuses_what_is_neither(artifact: Path, tm
     data = json.loads(output)
     assert data["kind"] == "artifact"
     assert data["engine"] == "native"
-    code, output = call("inspect", tmp_path)
+    code, output = call("inspect", artifact / "golden")
     assert code == 2
     assert "neither a checkpoint" in output
 

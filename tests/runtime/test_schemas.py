@@ -26,8 +26,8 @@ def test_every_schema_and_every_abi_before_this_one_has_its_sample() -> None:
     assert known == {(n, backend) for n in range(1, SCHEMA_VERSION + 1) for backend in ("native", "onnxruntime")}
     if NATIVE_HERE:
         found = {load(path)._networks[2].library.st3_abi_version() for path in SAMPLES if path.name == "native"}
-        assert found == {version for version in SIGNATURES if version < max(SIGNATURES)}
-    assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file()) < 300_000
+        assert found >= {version for version in SIGNATURES if version < max(SIGNATURES)}
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file()) < 400_000
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -41,6 +41,7 @@ def test_an_old_artifact_runs(sample: Path) -> None:
     given = np.load(sample / "golden/inputs.npy")
     expected = np.load(sample / "golden/outputs.npy")
     np.testing.assert_allclose(engine.run({"input": given})["output"], expected, rtol=1e-4, atol=1e-6)
+    assert list(engine.run({"input": given})) == (["output", "map"] if sample.parent.name == "4" else ["output"])
     if engine.any_batch_size:
         five = np.concatenate([given, given, given[:1]])
         wanted = np.concatenate([expected, expected, expected[:1]])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -12,40 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
-
-def call(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, cwd=cwd, env=ALONE, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+from wheels import ALONE, build_wheel, call, venv_with
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    call(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT / "packaging/st3-runtime")
-    (found,) = folder.glob("*.whl")
-    return found
+    return build_wheel(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
 def venv(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty venv; numpy and msgspec are links to ours, so that no network is needed, the wheel is installed."""
+    """An empty venv with numpy and msgspec, and the wheel."""
     folder = tmp_path_factory.mktemp("venv")
-    call(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
-    python = folder / "bin/python"
-    (site,) = (folder / "lib").glob("python*/site-packages")
-    for package in ("numpy", "msgspec"):
-        distribution = importlib.metadata.distribution(package)
-        for top in {file.parts[0] for file in distribution.files or [] if file.parts[0] != ".."}:
-            (site / top).symlink_to(Path(distribution.locate_file(top)))
+    python = venv_with(folder, ("numpy", "msgspec"))
     call(sys.executable, "-m", "pip", "--python", python, "install", "--no-index", wheel, cwd=folder)
     return folder
 

@@ -166,6 +166,12 @@ def test_mistakes_are_one_line_and_leave_nothing(served: Path, other: Path, tmp_
     assert "exists; remove it" in output
 
 
+def test_an_artifact_without_a_name_gets_one_that_triton_takes(compiled: Path, tmp_path: Path) -> None:
+    code, output = export(compiled, "-o", tmp_path / "repository")
+    assert code == 0, output
+    assert [path.name for path in (tmp_path / "repository").iterdir()] == ["dense-native-b1"]
+
+
 def test_gpu_architectures_as_triton_writes_them() -> None:
     assert [compute_capability(name) for name in ("sm_75", "sm_90a", "sm_120")] == ["7.5", "9.0", "12.0"]
 

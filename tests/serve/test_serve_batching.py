@@ -182,4 +182,5 @@ def test_cut_rows_give_the_outputs_of_the_whole(served: object, count: int) -> N
     given = np.random.default_rng(count).standard_normal((count, 1, 8, 8)).astype(np.float32)
     expected = engine.run({"input": given})["output"]
     for run_ms in ({1: 1.0, 4: 1.0}, {4: 1.0}, {1: 1.0}):
-        np.testing.assert_allclose(run_rows(engine, cheapest_cut(count, run_ms), given), expected, rtol=1e-5, atol=1e-6)
+        (found,) = run_rows(engine, cheapest_cut(count, run_ms), given)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

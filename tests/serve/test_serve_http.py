@@ -34,6 +34,7 @@ from bench.serve.scenarios import (
 )
 from bench.serve.server import Server, wait_until
 from runtime.engine import load
+from runtime.serve.models import find
 from st3.cli import main
 
 pytest.importorskip("aiohttp", reason="the extra serve is not installed")
@@ -376,6 +377,10 @@ def test_mistakes_are_one_line(served: Path, arguments: list[str], words: str, m
     assert result.exit_code == 2
     assert words in result.output
     assert "Traceback" not in result.output
+
+
+def test_an_artifacts_own_name_is_one_part_of_a_path(compiled: Path) -> None:
+    assert list(find([(None, compiled), ("x", compiled)])) == ["dense-native-b1", "x"]
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, served: Path) -> None:

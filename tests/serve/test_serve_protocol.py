@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.serve.protocol import JSON_LIMIT_BYTES, RequestError, Signature, read_request, write_response
+from runtime.serve.protocol import JSON_LIMIT_BYTES, Output, RequestError, Signature, read_request, write_response
 
-SIGNATURE = Signature("m", "1", "st3_native", "input", (1, 2, 2), "output", (3,), 4)
+SIGNATURE = Signature("m", "1", "st3_native", "input", (1, 2, 2), (Output("output", (3,)),), 4)
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
 
 
@@ -159,7 +159,7 @@ def test_any_json_in_any_field_is_read_or_refused(field: str, value: object) -> 
 
 def answer(output: np.ndarray, request: dict[str, object]) -> tuple[dict[str, object], bytes]:
     infer = read_request(SIGNATURE, json.dumps(request).encode(), None)
-    body, length = write_response(SIGNATURE, infer, output)
+    body, length = write_response(SIGNATURE, infer, [output])
     return json.loads(body[:length] if length else body), body[length:] if length else b""
 
 

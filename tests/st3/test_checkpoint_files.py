@@ -167,6 +167,15 @@ def test_an_empty_folder_and_half_a_json_are_refused(folder: Path, tmp_path: Pat
         st3.load_checkpoint(folder)
 
 
+def test_a_checkpoint_takes_the_place_of_a_checkpoint_alone(folder: Path) -> None:
+    model, pruner = baked(st3.SparsityPlan(sparsity=0.9))
+    st3.write_checkpoint(folder, model, info(pruner.plan), pruner.patterns)
+    (folder / "train").mkdir()
+    with pytest.raises(UserError, match=r"holds other things than a checkpoint \(train\), which would be lost"):
+        st3.write_checkpoint(folder, model, info(pruner.plan), pruner.patterns)
+    assert (folder / "train").exists()
+
+
 def test_pickled_code_in_a_graph_is_never_loaded(folder: Path, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
 

@@ -7,7 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st3.thresholds import Segments, _select_by_digits, _select_on_cpu, quantile, quantiles, sigma, top_mask
+from st3.thresholds import Segments, _select_by_digits, _select_on_cpu, quantiles, sigma, top_mask
+
+
+def quantile(values: torch.Tensor, fraction: float) -> torch.Tensor:
+    """One quantile of all values."""
+    segments = Segments((values.numel(),), values.device)
+    return quantiles(values.float(), torch.tensor([fraction], dtype=torch.float64), segments)[0]
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,4 +1,4 @@
-"""Small tensors: more than one thread would only wait for the others."""
+"""One short evaluation set and a folder of own networks for all tests of the training."""
 
 from __future__ import annotations
 
@@ -6,24 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from own_network import SOURCE
-
-from runtime.data import write_evaluation_set
-from train.data.fashion_mnist import CLASSES, load
-
-torch.set_num_threads(1)
-
-DATA = Path(__file__).parents[2] / "data/fashion-mnist"
+from train_toy import write_fashion_evaluation
 
 
 @pytest.fixture(scope="session")
 def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first 500 test pictures of Fashion-MNIST: a short evaluation."""
     folder = tmp_path_factory.mktemp("evaluation")
-    dataset = load(DATA)
-    images, labels = dataset.evaluation()
-    write_evaluation_set(folder, dataset.name, images[:500], labels[:500], dataset.preprocessing, CLASSES)
+    write_fashion_evaluation(folder, 500)
     return folder
 
 

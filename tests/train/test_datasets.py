@@ -170,14 +170,15 @@ def test_imagenet_augmentation_follows_from_the_place_and_damage_is_named(
         list(load_dataset("imagenet", tmp_path).batches(order, 2, 10, 5, cpu))
 
 
-def test_imagenet_workers_outlast_a_sigterm_to_the_whole_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_workers_outlast_a_signal_to_the_whole_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_imagenet(tmp_path)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "100")
     order = torch.arange(8).repeat(8)  # more than the workers have ready
     batches = load_dataset("imagenet", tmp_path).batches(order, 2, 0, 5, torch.device("cpu"))
     next(batches)
     for worker in multiprocessing.active_children():
-        os.kill(worker.pid, signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(worker.pid, number)
     assert len(list(batches)) == 31
 
 

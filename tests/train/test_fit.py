@@ -136,8 +136,10 @@ def test_gradient_is_clipped() -> None:
 
 
 def test_too_short_a_run_is_refused() -> None:
-    with pytest.raises(UserError, match="make no step"):
+    with pytest.raises(UserError, match=r"10 training pictures do not fill a batch of 16; give --batch-size 10"):
         steps_of(16, 10, 1, None)
+    with pytest.raises(UserError, match=r"make no step; give more --epochs"):
+        steps_of(10, 10, 0.1, None)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from runtime.errors import UserError
 from st3.checkpoint import load_checkpoint
 from st3.cli import main
 from train import start
-from train.network import Reference, answer_shape, factory, parse_reference
+from train.network import Reference, answer_shapes, factory, parse_reference
 from train.options import refer
 from train.recipe import find_recipe
 
@@ -58,7 +58,8 @@ def test_a_function_of_the_users_is_trained_and_named_in_the_checkpoint(own_nets
         ("own_nets:Segmenter", r"cannot take the data's pictures .* = \(1, 28, 28\): .*another --image-size"),
         ("own_nets:small --model-arg classes=7", "with 7 numbers, and the data have 10 classes; .*num_classes=10"),
         ("resnet18", r"torchvision:resnet18 cannot take the data's pictures"),
-        ("resnet1", "torchvision has no network 'resnet1'; its classifiers are alexnet, .*resnet18"),
+        ("resnet1", r"torchvision has no network 'resnet1'; did you mean .*resnet18.*\?"),
+        ("zzz", r"torchvision has no network 'zzz'; torchvision.models.list_models\(\) shows them"),
         ("own_nets:small --model-arg width", "--model-arg width: give key=value"),
         ("own_nets:small --weights DEFAULT", "--weights DEFAULT is for torchvision's and timm's networks"),
         ("resnet18 --weights BEST", "torchvision:resnet18 has IMAGENET1K_V1"),
@@ -89,14 +90,14 @@ def test_torchvision_networks_get_the_classes_and_no_second_classifier() -> None
     model.train()
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
     fixed = factory(Reference("torchvision:squeezenet1_1", {"num_classes": 3}), 7)()
-    assert answer_shape(fixed, "x", (3, 64, 64)) == (3,)
+    assert answer_shapes(fixed, "x", (3, 64, 64)) == {"output": (3,)}
     assert fixed.training
 
 
 def test_a_segmentation_network_answers_with_its_map() -> None:
     with torch.random.fork_rng():
         model = factory(Reference("torchvision:lraspp_mobilenet_v3_large"), 7)()
-    assert answer_shape(model, "x", (3, 64, 64)) == (21, 64, 64)
+    assert answer_shapes(model, "x", (3, 64, 64)) == {"output": (21, 64, 64)}
 
 
 class Timm(SimpleNamespace):

@@ -21,7 +21,7 @@ from st3.checkpoint import load_checkpoint
 from train.command import train
 from train.lock import locked
 from train.state import StateStore
-from train.stop import EXIT_CODE, Stop
+from train.stop import Stop, stop_on_signals
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "data/fashion-mnist"
@@ -71,14 +71,14 @@ def test_the_log_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         run(job(), tmp_path / "x")
 
 
-def test_a_checkpoint_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = command(tmp_path)
+def test_a_checkpoint_on_a_full_disk(tmp_path: Path, evaluation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = command(tmp_path, evaluation)
     monkeypatch.setattr("safetensors.torch.save_file", _only_states(tmp_path))
     result = call(arguments)
     assert isinstance(result.exception, UserError)
     assert "out cannot be written" in str(result.exception)
     assert "--resume" in str(result.exception)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.training", "e"], "no half checkpoint is left"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.training"], "no half checkpoint is left"
     monkeypatch.undo()
     # not a step is taken again: the state is that after the last one
     monkeypatch.setattr("train.trainer.Trainer.step", full)
@@ -99,10 +99,10 @@ def _only_states(tmp_path: Path) -> object:
     return writes
 
 
-def command(tmp_path: Path, *more: str) -> list[str]:
+def command(tmp_path: Path, evaluation: Path, *more: str) -> list[str]:
     return [
         "fashion-resnet8", "--sparsity", "0.9", "--max-steps", "6", "--threads", "1", "--device", "cpu",
-        "--data", str(DATA), "--out", str(tmp_path / "out"), "--evaluation", str(tmp_path / "e"), *more,
+        "--data", str(DATA), "--out", str(tmp_path / "out"), "--evaluation", str(evaluation), *more,
     ]  # fmt: skip
 
 
@@ -134,8 +134,9 @@ def test_a_stop_between_two_steps_saves_the_state(tmp_path: Path) -> None:
     assert same(whole.state().tensors, run(wanted, tmp_path / "x", resume=True).state().tensors)
 
 
-def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path) -> None:
-    arguments = command(tmp_path, "--save-every", "100000", "--epochs", "50")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_with_its_own_code(tmp_path: Path, evaluation: Path, number: signal.Signals) -> None:
+    arguments = command(tmp_path, evaluation, "--save-every", "100000", "--epochs", "50")
     arguments[arguments.index("--max-steps") + 1] = "20000"
     process = subprocess.Popen(
         [sys.executable, "-m", "train", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -145,18 +146,53 @@ def test_sigterm_saves_and_exits_with_its_own_code(tmp_path: Path) -> None:
     while not (log.is_file() and log.read_bytes()) and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == EXIT_CODE == 143, stderr.decode()
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], stderr.decode()
     assert b"the state is saved, go on with --resume" in stderr
     assert b"Traceback" not in stderr
     assert len(list(tmp_path.glob(".out.training/state-*"))) == 1
     assert not (tmp_path / ".out.lock").exists()
 
 
-def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+def test_the_second_ctrl_c_does_not_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    with stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert "Ctrl-C again stops at once" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupted_run_that_is_begun_afresh_is_set_aside(tmp_path: Path) -> None:
+    kept = StateStore(tmp_path / "x").folder / "state-00000004"
+    kept.mkdir(parents=True)
+    (kept / "state.json").touch()
+    run(job(), tmp_path / "x")
+    assert (tmp_path / ".x.training.interrupted/state-00000004/state.json").exists()
+    StateStore(tmp_path / "x").clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_checkpoint_is_never_replaced(tmp_path: Path, evaluation: Path) -> None:
+    (tmp_path / "out/pictures").mkdir(parents=True)
+    (tmp_path / "file").write_text("mine")
+    for out in ("out", "file"):
+        arguments = command(tmp_path, evaluation)
+        arguments[arguments.index("--out") + 1] = str(tmp_path / out)
+        result = call(arguments)
+        assert isinstance(result.exception, UserError), result.output
+        assert "holds other things than a checkpoint" in str(result.exception) or "is no folder" in str(
+            result.exception
+        )
+    assert (tmp_path / "out/pictures").is_dir()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_two_runs_in_one_folder(tmp_path: Path, evaluation: Path) -> None:
     with locked(tmp_path / "out"):
-        result = call(command(tmp_path))
+        result = call(command(tmp_path, evaluation))
         assert isinstance(result.exception, UserError)
         assert f"another run (process {os.getpid()}) is training {tmp_path / 'out'}" in str(result.exception)
     assert not list(tmp_path.glob(".out*"))
@@ -206,10 +242,13 @@ def test_the_lock_of_a_killed_process_is_free_while_its_loader_workers_live(tmp_
         (["--init-from", "nowhere"], "nowhere is no checkpoint"),
         (["--init-from", "torchvision:ResNet5_Weights.V1"], "torchvision has no weights 'ResNet5_Weights.V1'"),
         (["--exempt", "stage1.0.conv3"], "stage1.0.conv1"),
+        (["--batch-size", "60001"], "60000 training pictures do not fill a batch of 60001; give --batch-size 60000"),
     ],
 )
-def test_typing_errors_are_named_before_anything_is_trained(more: list[str], message: str, tmp_path: Path) -> None:
-    result = call(command(tmp_path, *more))
+def test_typing_errors_are_named_before_anything_is_trained(
+    more: list[str], message: str, tmp_path: Path, evaluation: Path
+) -> None:
+    result = call(command(tmp_path, evaluation, *more))
     assert isinstance(result.exception, UserError), result.output
     assert message in str(result.exception)
     assert not (tmp_path / "out").exists()

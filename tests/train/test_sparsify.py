@@ -87,6 +87,8 @@ def test_what_cannot_be_made_sparse_is_one_line(dense: Path, evaluation: Path, m
     for arguments, message in (
         ([weights, "--data", str(DATA)], "holds weights and no network; name what builds it with --model"),
         ([weights, "--data", str(DATA), "--model", "own_nets:small", "--model-arg", "width=9"], "has another shape of"),
+        (["nowhere/net"], "there is no checkpoint or file nowhere/net, and torchvision has no network 'nowhere/net'"),
+        ([str(dense), "--data", str(DATA), "--out", str(dense)], "is the network that is read; give another folder"),
         ([str(DATA), "--data", str(DATA)], "is neither a checkpoint nor a file of weights"),
         (["own_nets:small"], "name the pictures that own_nets:small was trained on: --data FOLDER"),
         (["own_nets:small", "--data", str(dense)], "holds no data set that st3 knows"),
@@ -168,7 +170,7 @@ def test_files_of_weights(tmp_path: Path) -> None:
     (tmp_path / "short.safetensors").write_bytes(b"abc")
     torch.save({"a": 3}, tmp_path / "numbers.pt")
     for name, message in (
-        ("module.pt", "cannot be read as plain weights"),
+        ("module.pt", r"cannot be read as plain weights \(it is damaged, or holds pickled objects"),
         ("pickle.pt", "cannot be read as plain weights"),
         ("short.safetensors", "cannot be read as plain weights"),
         ("numbers.pt", "holds no state dict"),

@@ -98,7 +98,7 @@ def test_plan_has_dense_once_per_seed_and_one_seed_after_the_other() -> None:
     [
         (["magic"], [0.9], "unstructured", [], "unknown method 'magic'"),
         (["st3"], [90], "unstructured", [], "90 % is 0.9"),
-        (["st3"], [], "unstructured", [], "needs a sparsity"),
+        (["st3"], [], "unstructured", [], "--sparsities: st3 needs fractions of zeros"),
         (["st3"], [0.9], "2:4", [], "has sparsity 0.5, got 0.9"),
         (["st3"], [0.9], "unstructured", ["st3"], "--add takes method:sparsity, for instance st3:0.99, got 'st3'"),
         ([], [0.9], "unstructured", [], "at least one run"),

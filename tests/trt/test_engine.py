@@ -79,7 +79,8 @@ def artifact(tmp_path: Path) -> SimpleNamespace:
     (tmp_path / "plan.json").write_bytes(msgspec.json.encode(info))
     ends = {name: TensorSpec(name, (2, 3), "float32") for name in ("input", "output")}
     plan = np.frombuffer(b"plan", np.uint8)
-    return SimpleNamespace(payload=tmp_path, manifest=SimpleNamespace(**ends), read=lambda name: plan)
+    manifest = SimpleNamespace(**ends, outputs=(ends["output"],))
+    return SimpleNamespace(payload=tmp_path, manifest=manifest, read=lambda name: plan)
 
 
 @pytest.fixture
@@ -135,6 +136,62 @@ def test_where_it_can_be_captured_a_run_is_one_replay(
     assert (len(replays), context.runs) == (1, before)
 
 
+class TwoEnds:
+    """A plan that writes what it reads, doubled and trebled, under the names that it has."""
+
+    def __init__(self, names: tuple[str, str], shapes: tuple[tuple[int, ...], ...] = ((2, 3), (2, 3))) -> None:
+        self.names, self.shapes = (names[0], "picture", names[1]), (shapes[0], (2, 3), shapes[1])
+        self.num_io_tensors, self.addresses = 3, dict[str, int]()
+        self.get_tensor_name, self.set_tensor_address = self.names.__getitem__, self.addresses.__setitem__
+
+    def get_tensor_mode(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name="INPUT" if name == "picture" else "OUTPUT")
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shapes[self.names.index(name)]
+
+    def get_tensor_dtype(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name="FLOAT")
+
+    def create_execution_context(self) -> TwoEnds:
+        return self
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return False
+
+    def execute_async_v3(self, stream: int) -> bool:
+        first, picture, second = (
+            np.ctypeslib.as_array(ctypes.cast(self.addresses[name], ctypes.POINTER(ctypes.c_float)), (2, 3))
+            for name in self.names
+        )
+        first[:], second[:] = 2 * picture, 3 * picture
+        return True
+
+
+@pytest.mark.parametrize(
+    ("names", "twice"),
+    [
+        (("double", "treble"), "double"),  # as the manifest has them, in its order
+        (("treble", "double"), "treble"),  # in another order: the names count
+        (("output0", "output1"), "double"),  # names of its own: the order counts
+    ],
+)
+def test_several_outputs_go_where_their_names_say(
+    names: tuple[str, str], twice: str, artifact: SimpleNamespace, device: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact.manifest.outputs = tuple(TensorSpec(name, (2, 3), "float32") for name in ("double", "treble"))
+    install(monkeypatch, tensorrt=stub(engine=TwoEnds(names)))
+    engine = tensorrt.load(artifact, 1)
+    given = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    answers = engine.run({"input": given})
+    assert list(answers) == ["double", "treble"]
+    for name, answer in answers.items():
+        np.testing.assert_array_equal(answer, (2 if name == twice else 3) * given)
+    install(monkeypatch, tensorrt=stub(engine=PlanEngine(Context())))
+    with pytest.raises(ArtifactError, match=r"the outputs \['answer'\], and the manifest one input and 2 outputs"):
+        tensorrt.load(artifact, 1)
+
+
 def test_a_plan_that_cannot_be_loaded(artifact: SimpleNamespace, device: None, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tensorrt=stub(says=[(ERROR, "Magic tag does not match")]))
     with pytest.raises(
@@ -146,7 +203,7 @@ def test_a_plan_that_cannot_be_loaded(artifact: SimpleNamespace, device: None, m
 def test_a_plan_of_other_shapes(artifact: SimpleNamespace, device: None, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tensorrt=stub(engine=PlanEngine(Context(), (4, 3))))
     with pytest.raises(
-        ArtifactError, match=r"has a tensor 'answer' of 12 FLOAT, and the manifest says 6 FLOAT; compile"
+        ArtifactError, match=r"has a tensor 'picture' of 12 FLOAT, and the manifest says 6 FLOAT; compile"
     ):
         tensorrt.load(artifact, 1)
 

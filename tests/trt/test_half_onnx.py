@@ -11,6 +11,7 @@ import torch
 from families import NETWORKS
 from onnx import TensorProto, numpy_helper
 from onnx_models import Builder
+from several_outputs import Pyramid
 from support import export_module, prune_randomly
 from torch import nn
 from torchvision.models import VisionTransformer
@@ -20,6 +21,7 @@ from compile.from_checkpoint import TorchNetwork
 from compile.network import Network, Normalisation
 from compile.onnx_network import open_onnx
 from compile.tensorrt.half import as_half, underflows
+from compile.tensorrt.half_program import half_onnx, half_program
 from compile.tensorrt.rehearsal import rehearse
 from runtime.errors import UserError
 
@@ -36,7 +38,8 @@ def deviation(network: Network) -> tuple[float, onnx.ModelProto]:
     onnx.checker.check_model(model, full_check=True)
     types = {tensor.data_type for tensor in model.graph.initializer}
     assert types <= {TensorProto.FLOAT16, TensorProto.INT64}
-    return rehearse(model, network), model
+    (error,) = rehearse(model, network)
+    return error, model
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "densenet", "squeezenet1_0"])
@@ -108,17 +111,34 @@ def test_a_file_whose_input_bears_the_graphs_own_name(tmp_path: Path) -> None:
     assert [value.name for value in model.graph.input] == ["x"]
 
 
+@pytest.mark.parametrize("through", ["graph", "torch"])
+def test_several_outputs_keep_names_and_order(through: str) -> None:
+    torch.manual_seed(0)
+    network = network_of(Pyramid(), (2, 12, 10))
+    if through == "graph":
+        model = write_model(network)
+    else:
+        model = half_onnx(
+            half_program(network.program(), network.input_shape), network.input_name, network.output_names
+        )
+    onnx.checker.check_model(model, full_check=True)
+    assert [value.name for value in model.graph.output] == list(network.output_names)
+    errors = rehearse(model, network)
+    assert len(errors) == len(network.output_names)
+    assert all(0 < error < CLOSE for error in errors)
+
+
 def test_what_the_graph_lacks_goes_through_torchs_exporter() -> None:
     torch.manual_seed(0)
     module = VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=5)
     nn.init.normal_(module.heads.head.weight)
     network = network_of(module, (3, 32, 32))
-    before = network.answer(np.ones((2, 3, 32, 32), np.float32))
+    (before,) = network.answer(np.ones((2, 3, 32, 32), np.float32))
     error, model = deviation(network)
     assert error < CLOSE
     assert {"conv_proj", "heads.head"} <= {node.name for node in model.graph.node}
     # the network itself stays as it was
-    np.testing.assert_array_equal(network.answer(np.ones((2, 3, 32, 32), np.float32)), before)
+    np.testing.assert_array_equal(network.answer(np.ones((2, 3, 32, 32), np.float32))[0], before)
 
 
 def test_batch_normalisation_keeps_two_of_four_and_zeros_are_positive() -> None:

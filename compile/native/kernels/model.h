@@ -2,7 +2,6 @@
 #pragma once
 #include <sys/mman.h>
 
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <new>
@@ -57,22 +56,22 @@ class Model {
   }
 
   // Runs the batch; `step_ns`, where it is not null, must be zeroes and gets each step's mean time over the crews.
-  int run(const float* input, float* output, uint64_t* step_ns) {
-    if (busy_.test_and_set(std::memory_order_acquire)) return BUSY;
+  int run(const float* input, float* const* outputs, uint64_t* step_ns) {
+    if (busy_.exchange(true, __ATOMIC_ACQUIRE)) return BUSY;
     if (apart_) {
-      next_.store(0, std::memory_order_relaxed);
+      next_.store(0, __ATOMIC_RELAXED);
       team_.run([&](int thread) {
-        for (int group; (group = next_.fetch_add(1, std::memory_order_relaxed)) < Network::GROUPS;)
-          run_group(0, thread, group, input, output, step_ns);
+        for (int group; (group = next_.fetch_add(1, __ATOMIC_RELAXED)) < Network::GROUPS;)
+          run_group(0, thread, group, input, outputs, step_ns);
       });
       for (int i = 0; step_ns != nullptr && i < Network::STEPS; i++) step_ns[i] /= threads_;
     } else {
       for (int group = 0; group < Network::GROUPS; group++) {
         crew(0, 0).reset();
-        team_.run([&](int thread) { run_group(thread, 0, group, input, output, thread == 0 ? step_ns : nullptr); });
+        team_.run([&](int thread) { run_group(thread, 0, group, input, outputs, thread == 0 ? step_ns : nullptr); });
       }
     }
-    busy_.clear(std::memory_order_release);
+    busy_.store(false, __ATOMIC_RELEASE);
     return DONE;
   }
 
@@ -87,11 +86,12 @@ class Model {
   }
 
   // Thread `self` of crew `index`.
-  void run_group(int self, int index, int group, const float* input, float* output, uint64_t* step_ns) {
+  void run_group(int self, int index, int group, const float* input, float* const* outputs, uint64_t* step_ns) {
     Clock clock{step_ns, step_ns != nullptr ? Clock::now() : 0};
     Crew mine = crew(self, index, step_ns != nullptr ? &clock : nullptr);
-    Network::run(weights_, mine, arenas_[index], input + group * Network::INPUT_FLOATS,
-                 output + group * Network::OUTPUT_FLOATS);
+    float* own[Network::OUTPUTS];  // this group's rows of each output
+    for (int i = 0; i < Network::OUTPUTS; i++) own[i] = outputs[i] + group * Network::OUTPUT_FLOATS[i];
+    Network::run(weights_, mine, arenas_[index], input + group * Network::INPUT_FLOATS, own);
   }
 
   const char* weights_;
@@ -99,8 +99,8 @@ class Model {
   const int threads_;
   const bool apart_;
   char** arenas_ = nullptr;
-  std::atomic<int> next_{0};
-  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+  Atomic<int> next_{0};
+  Atomic<bool> busy_{false};
 };
 
 template <class Network>
@@ -140,13 +140,14 @@ static void* open_model(const void* weights, uint64_t bytes, int32_t threads, ch
   ST3_EXPORT void* st3_open(const void* weights, uint64_t bytes, int32_t threads, char* error, uint64_t size) {   \
     return st3::open_model<Network>(weights, bytes, threads, error, size);                                        \
   }                                                                                                              \
-  ST3_EXPORT int32_t st3_run(void* model, const float* input, float* output) {                                    \
-    return static_cast<st3::Model<Network>*>(model)->run(input, output, nullptr);                                  \
+  ST3_EXPORT int32_t st3_run(void* model, const float* input, float* const* outputs) {                            \
+    return static_cast<st3::Model<Network>*>(model)->run(input, outputs, nullptr);                                 \
   }                                                                                                              \
-  ST3_EXPORT int32_t st3_profile(void* model, const float* input, float* output, uint64_t* step_ns) {             \
-    return static_cast<st3::Model<Network>*>(model)->run(input, output, step_ns);                                 \
+  ST3_EXPORT int32_t st3_profile(void* model, const float* input, float* const* outputs, uint64_t* step_ns) {     \
+    return static_cast<st3::Model<Network>*>(model)->run(input, outputs, step_ns);                                \
   }                                                                                                              \
   ST3_EXPORT int32_t st3_step_count(void) { return Network::STEPS; }                                             \
   ST3_EXPORT uint64_t st3_input_floats(void) { return Network::GROUPS * Network::INPUT_FLOATS; }                 \
-  ST3_EXPORT uint64_t st3_output_floats(void) { return Network::GROUPS * Network::OUTPUT_FLOATS; }               \
+  ST3_EXPORT int32_t st3_output_count(void) { return Network::OUTPUTS; }                                         \
+  ST3_EXPORT uint64_t st3_output_floats(int32_t index) { return Network::GROUPS * Network::OUTPUT_FLOATS[index]; } \
   ST3_EXPORT void st3_close(void* model) { st3::close_model<Network>(model); }

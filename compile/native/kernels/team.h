@@ -16,10 +16,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+
+#include "atomic.h"
 
 namespace st3 {
 
@@ -70,7 +71,7 @@ class Crew {
 
   // Before a run, while no thread is in it.
   void reset() {
-    for (int i = 0; i < steps_ * (size_ + 1); i++) counters_[i].value.store(0, std::memory_order_relaxed);
+    for (int i = 0; i < steps_ * (size_ + 1); i++) counters_[i].value.store(0, __ATOMIC_RELAXED);
   }
 
   // Into how many parts each of `blocks` pieces of work is cut, `most` at the most, so that all threads are busy to the
@@ -105,25 +106,25 @@ class Crew {
 
   void share_among_threads(int step, int count, Call task, const void* context) {
     Counter* const taken = counters_ + step * (size_ + 1);
-    std::atomic<int>& done = taken[size_].value;
+    Atomic<int>& done = taken[size_].value;
     for (int i = 0; i < size_; i++) {
       const int owner = (self_ + i) % size_;
       const int first = static_cast<long>(count) * owner / size_, end = static_cast<long>(count) * (owner + 1) / size_;
-      std::atomic<int>& mine = taken[owner].value;
+      Atomic<int>& mine = taken[owner].value;
       // looked at before it is written: a late thread must not take the line from those at work
-      while (mine.load(std::memory_order_relaxed) < end - first) {
-        const int next = first + mine.fetch_add(1, std::memory_order_relaxed);
+      while (mine.load(__ATOMIC_RELAXED) < end - first) {
+        const int next = first + mine.fetch_add(1, __ATOMIC_RELAXED);
         if (next >= end) break;
         task(context, next);
-        done.fetch_add(1, std::memory_order_release);
+        done.fetch_add(1, __ATOMIC_RELEASE);
       }
     }
-    spin_until([&] { return done.load(std::memory_order_acquire) == count; });
+    spin_until([&] { return done.load(__ATOMIC_ACQUIRE) == count; });
   }
 
   // Per step one for each thread's share, of tasks taken, and one of tasks done.
   struct alignas(64) Counter {
-    std::atomic<int> value{0};
+    Atomic<int> value{0};
   };
   Counter* counters_;
   Clock* clock_;
@@ -161,11 +162,11 @@ class Team {
     if (size_ == 1) return job(0);
     call_ = [](void* context, int thread) { (*static_cast<Job*>(context))(thread); };
     context_ = &job;
-    inside_.store(OPEN, std::memory_order_release);
+    inside_.store(OPEN, __ATOMIC_RELEASE);
     announce();
     job(0);
-    inside_.fetch_and(~OPEN, std::memory_order_acq_rel);
-    spin_until([&] { return inside_.load(std::memory_order_acquire) == 0; });
+    inside_.fetch_and(~OPEN, __ATOMIC_ACQ_REL);
+    spin_until([&] { return inside_.load(__ATOMIC_ACQUIRE) == 0; });
   }
 
  private:
@@ -195,18 +196,18 @@ class Team {
 
   void work(int thread) {
     for (uint32_t seen = 0;;) {
-      for (int i = 0; i < 5000 && epoch_.load(std::memory_order_acquire) == seen; i++) relax();
+      for (int i = 0; i < 5000 && epoch_.load(__ATOMIC_ACQUIRE) == seen; i++) relax();
       sleepers_.fetch_add(1);
       while (epoch_.load() == seen) futex(FUTEX_WAIT_PRIVATE, seen);
       sleepers_.fetch_sub(1);
-      seen = epoch_.load(std::memory_order_acquire);
+      seen = epoch_.load(__ATOMIC_ACQUIRE);
       if (stop_.load()) return;
-      uint32_t state = inside_.load(std::memory_order_acquire);
-      while ((state & OPEN) && !inside_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
+      uint32_t state = inside_.load(__ATOMIC_ACQUIRE);
+      while ((state & OPEN) && !inside_.compare_exchange_weak(state, state + 1, __ATOMIC_ACQ_REL)) {
       }
       if (!(state & OPEN)) continue;
       call_(context_, thread);
-      inside_.fetch_sub(1, std::memory_order_acq_rel);
+      inside_.fetch_sub(1, __ATOMIC_ACQ_REL);
     }
   }
 
@@ -215,10 +216,10 @@ class Team {
   Worker* workers_ = nullptr;
   void (*call_)(void*, int) = nullptr;
   void* context_ = nullptr;
-  std::atomic<bool> stop_{false};
-  alignas(64) std::atomic<uint32_t> epoch_{0};
-  std::atomic<uint32_t> sleepers_{0};
-  alignas(64) std::atomic<uint32_t> inside_{0};
+  Atomic<bool> stop_{false};
+  alignas(64) Atomic<uint32_t> epoch_{0};
+  Atomic<uint32_t> sleepers_{0};
+  alignas(64) Atomic<uint32_t> inside_{0};
 };
 
 }  // namespace st3
