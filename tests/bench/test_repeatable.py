@@ -1,5 +1,4 @@
-"""Real sessions: two of them agree, the same artifact under two names is never two, and 5 % slower is seen
-by every session that says it can.
+"""Twenty real sessions: successive ones agree, a twin is never called different, 5 % is seen where a session says so.
 
 ``pytest -m exhaustive tests/bench/test_repeatable.py -s`` on a quiet machine, some five minutes; it prints its figures.
 """
