@@ -7,11 +7,14 @@ same value: a reader keeps track of the order of its axes, the graph does not kn
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from runtime.errors import UserError
 
 Shape: TypeAlias = tuple[int, int, int]
 
@@ -180,6 +183,17 @@ class Graph(msgspec.Struct, frozen=True):
     def outputs(self) -> tuple[str, ...]:
         """The values that are returned, in order."""
         return (self.output, *self.more_outputs)
+
+
+def refuse_others(graph: Graph, known: Collection[type], target: str) -> None:
+    """Let a target that has only some kinds of nodes say so.
+
+    Raises:
+        UserError: a node is of another kind.
+    """
+    for node in graph.nodes:
+        if type(node) not in known:
+            raise UserError(f"node {node.output!r} is of the kind {type(node).__name__}, which {target} does not have")
 
 
 def reads(node: Node) -> tuple[str, ...]:

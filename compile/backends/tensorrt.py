@@ -12,7 +12,7 @@ from compile.passes.simplify import simplify
 from compile.tensorrt import choose
 from compile.tensorrt.artifact import layer_verdicts, result, write_payload, write_source
 from compile.tensorrt.builder import build_plan
-from compile.tensorrt.half_onnx import half_model
+from compile.tensorrt.half_onnx import half_model, refuse_unknown
 from compile.tensorrt.half_program import half_onnx, half_program
 from compile.tensorrt.rehearsal import rehearse
 from runtime.artifact import Target
@@ -69,8 +69,9 @@ def write_model(network: Network) -> ModelProto:
         UserError: neither has it, or fp16 is too small for a weight.
     """
     try:
-        graph = network.graph()
+        graph = simplify(network.graph())
+        refuse_unknown(graph)
     except UserError:
         program = half_program(network.program(), network.input_shape)
         return half_onnx(program, network.input_name, network.output_names)
-    return half_model(simplify(graph), network.input_shape[0], network.input_name, network.output_names)
+    return half_model(graph, network.input_shape[0], network.input_name, network.output_names)

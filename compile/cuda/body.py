@@ -8,11 +8,11 @@ from typing import final
 
 from torch import fx, nn
 
-from compile.cuda.network import GpuNetwork
+from compile.cuda.network import NODES, GpuNetwork
 from compile.cuda.results import Shapes
 from compile.cuda.sites import Site, sites
 from compile.cuda.swap import SwappedNetwork, program_sites
-from compile.graph import Graph
+from compile.graph import Graph, refuse_others
 from compile.network import Network
 from compile.passes.simplify import simplify
 from runtime.errors import UserError
@@ -83,10 +83,12 @@ def open_body(network: Network) -> Body:
         UserError: the graph lacks an operator and there is no program (the network came as an ONNX file).
     """
     try:
-        return GraphBody(simplify(network.graph()))
+        graph = simplify(network.graph())
+        refuse_others(graph, NODES, "the target cuda")
     except UserError as refusal:
         try:
             program = network.program()
         except UserError:
             raise refusal from None
         return ProgramBody(program.module(check_guards=False))
+    return GraphBody(graph)

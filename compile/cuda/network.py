@@ -28,6 +28,9 @@ from compile.graph import (
     reads,
 )
 
+NODES = (AdaptivePool, Concat, Conv, Elementwise, LayerNorm, Mean, Pool, Resize)
+"""What there are modules for."""
+
 
 @final
 class GpuNetwork(nn.Module):

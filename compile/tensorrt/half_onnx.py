@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compile.graph import AdaptivePool, Concat, Conv, Elementwise, Graph, LayerNorm, Mean, Pool, Resize
+from compile.graph import AdaptivePool, Concat, Conv, Elementwise, Graph, LayerNorm, Mean, Pool, Resize, refuse_others
 from compile.tensorrt import windows
 from compile.tensorrt.half import as_half
 
@@ -65,7 +65,13 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "hardsigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
     "gelu": ("Gelu", {"approximate": "none"}),
     "gelu_tanh": ("Gelu", {"approximate": "tanh"}),
+    "tanh": ("Tanh", {}),
 }
+
+
+def refuse_unknown(graph: Graph) -> None:
+    """A ``UserError`` where a node (attention, a move of pixels) cannot be written by ``half_model``."""
+    refuse_others(graph, _WRITERS, "the writer of fp16 models")
 
 
 def half_model(graph: Graph, batch_size: int, input_name: str, output_names: Sequence[str]) -> ModelProto:

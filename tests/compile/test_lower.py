@@ -123,7 +123,7 @@ def test_a_refused_build_keeps_the_old_artifact(sparse: Path, tmp_path: Path, mo
         (["--batch-size", "0"], "a batch size must be 1 or more, got 0"),
         (["--batch-size", "1,-4"], "a batch size must be 1 or more, got -4"),
         (["--batch-size", "1;4"], "1;4 is neither a number nor numbers with commas"),
-        (["--threads", "0"], "must be 1 or more"),
+        (["--threads", "0"], "0 is not in the range x>=1"),
         (["--mean", "0.5"], "is a checkpoint, which says how its pictures are normalised; leave --mean and --std out"),
     ],
 )

@@ -176,7 +176,7 @@ def forced(module: nn.Module, shape: tuple[int, int, int], batch: int) -> tuple[
         layers[name] = place(found, offered.candidates[kind][0])
     with torch.no_grad():
         size = tuple(module(torch.zeros(batch, *shape)).shape)
-    return GpuNetwork(graph, layers, "float32", size), count
+    return GpuNetwork(graph, layers, "float32", (size,)), count
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vgg11_bn", "densenet"])

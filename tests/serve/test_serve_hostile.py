@@ -180,7 +180,7 @@ def test_one_broken_artifact_of_a_folder_does_not_hold_back_the_others(named: Ca
 def test_workers_end_when_another_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         events = PoolEvents(lambda: None, lambda rows, ms: None, lambda died: None, lambda: None)
-        pool = Pool(Start(str(SAMPLE), "", 2, 1), Shape(2, (1, 8, 8), (3,)), 2, 5.0, events)
+        pool = Pool(Start(str(SAMPLE), "", 2, 1), Shape(2, (1, 8, 8), ((3,),)), 2, 5.0, events)
         started: list[Worker] = []
         spawn = pool._spawn
 

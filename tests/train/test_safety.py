@@ -204,9 +204,12 @@ KILLED = """
 import os, pathlib, signal, sys, time
 from train.lock import locked
 with locked(pathlib.Path(sys.argv[1])):
+    ready, began = os.pipe()
     child = os.fork()
     if not child:
+        os.write(began, b"x")  # fork has returned, so what is done after a fork is done
         time.sleep(60)
+    os.read(ready, 1)
     print(child, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """

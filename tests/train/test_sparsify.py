@@ -126,9 +126,9 @@ def test_a_folder_of_pictures_from_training_to_a_sparse_network(own_nets: Path) 
     assert "accuracy not measured: the network does not answer with classes" in maps.output
     found = load_checkpoint(own_nets / "segmenter")
     assert (found.info.classes, found.info.evaluation) == ((), "none")
-    assert found.exported_program().module()(torch.zeros(1, 3, 32, 32)).shape == (1, 5, 32, 32)
+    assert found.exported_program().module()(torch.zeros(1, 3, 32, 32))["out"].shape == (1, 5, 32, 32)
     refused = CliRunner().invoke(main, segmenter)
-    assert "answers a picture with 5x32x32 numbers, and the data have 2 classes" in refused.output
+    assert "answers a picture with 5x32x32 and 3x32x32 numbers, and the data have 2 classes" in refused.output
 
 
 def test_recalibration_is_the_mean_over_all_batches_and_touches_nothing_else() -> None:
