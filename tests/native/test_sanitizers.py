@@ -21,6 +21,7 @@ from networks import RUNNABLE, EveryOperator, convolutions, small_network
 from several_outputs import Pyramid
 from support import prune_randomly
 from torch import nn
+from torchvision import models
 
 from compile.format import format_names
 
@@ -106,6 +107,23 @@ def test_a_small_network_of_a_family(tmp_path: Path, name: str) -> None:
     build, side = NETWORKS[name]
     module = prune_randomly(build(), 0.2)
     check(write_case(tmp_path, module, (3, side, side), 1, apart=True), ADDRESS)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize(("batch_size", "flags"), [(1, ADDRESS), (3, ADDRESS), (16, ADDRESS), (1, THREAD_SHORT)])
+@pytest.mark.parametrize("name", ["tokens", "windows"])
+def test_attention(tmp_path: Path, name: str, isa: str, batch_size: int, flags: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    if name == "tokens":
+        module: nn.Module = models.VisionTransformer(20, 4, 1, 2, 12, 16, num_classes=5)
+        nn.init.normal_(module.get_parameter("heads.head.weight"))
+    else:  # 5x5 maps of windows 2x2: padded, and in the second block rolled
+        module = models.SwinTransformer([4, 4], 12, [2], [2], [2, 2], num_classes=5)
+    case = check(
+        write_case(tmp_path, prune_randomly(module, 0.4), (3, 20, 20), batch_size, isa, apart=flags is ADDRESS), flags
+    )
+    assert {step.kernel for step in case.steps} >= {"attention", "move", "layer_norm"}
 
 
 @pytest.mark.exhaustive
