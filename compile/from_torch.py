@@ -44,7 +44,7 @@ def read_graph(captured: Captured) -> Graph:
 def _forget(state: Import, node: fx.Node, last_use: dict[fx.Node, fx.Node]) -> None:
     """Drop the element numbers that nothing after ``node`` reads; they are as large as their tensors."""
     for source in (*node.all_input_nodes, node):
-        if last_use.get(source, source) is node or (source is node and source not in last_use):
+        if last_use.get(source, source) is node:
             state.elements.pop(source, None)
             state.scores.pop(source, None)
             state.several.pop(source, None)

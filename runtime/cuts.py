@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.batches import run_outputs
+from runtime.batches import padded, run_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +57,7 @@ def run_rows(engine: Engine, cut: list[int], rows: NDArray[np.float32]) -> list[
     for size in cut:
         batch = rows[start : start + size]
         if len(batch) < size:
-            batch = np.concatenate([batch, np.zeros((size - len(batch), *rows.shape[1:]), np.float32)])
+            batch = padded(batch, size)
         parts.append([output[: len(rows) - start] for output in run_outputs(engine, batch).values()])
         start += size
     return parts[0] if len(parts) == 1 else [np.concatenate(output) for output in zip(*parts, strict=True)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import safetensors
@@ -96,6 +97,27 @@ class CheckpointInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str = ""
     model_arguments: dict[str, int | float | bool | str] = {}
     schema_version: int = SCHEMA_VERSION
+
+
+def stepless_info(plan: SparsityPlan, pattern: str, **facts: Any) -> CheckpointInfo:
+    """What is known of weights whose training st3 did not see: no epochs, no steps, and what ``facts`` say.
+
+    Args:
+        plan: what the zeros follow.
+        pattern: of the network as a whole.
+        facts: the other fields of ``CheckpointInfo``; accuracy, loss, seed and seconds are 0 where they are left out.
+    """
+    usual: dict[str, Any] = {"accuracy": 0.0, "loss": 0.0, "seed": 0, "train_seconds": 0.0}
+    return CheckpointInfo(
+        plan=plan,
+        pattern=pattern,
+        target_sparsity=plan.target,
+        epochs=0.0,
+        steps=0,
+        batch_size=0,
+        threads=torch.get_num_threads(),
+        **usual | facts,
+    )
 
 
 class Checkpoint(msgspec.Struct, frozen=True):

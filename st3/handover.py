@@ -7,12 +7,11 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from runtime.data import Preprocessing
 from runtime.errors import UserError
-from st3.checkpoint import Checkpoint, CheckpointInfo, write_checkpoint
+from st3.checkpoint import Checkpoint, stepless_info, write_checkpoint
 from st3.pruner import Pruner
 from st3.registry import find_method
 
@@ -56,24 +55,16 @@ def save(
         preprocessing = Preprocessing(shape, tuple(mean) or (0.0,) * channels, tuple(std) or (1.0,) * channels)
     except ValueError as error:
         raise UserError(str(error)) from error
-    info = CheckpointInfo(
+    info = stepless_info(
+        pruner.plan,
+        "dense" if method == "dense" else pruner.plan.pattern,
         recipe=_OWN,
         method=method,
-        pattern="dense" if method == "dense" else pruner.plan.pattern,
-        plan=pruner.plan,
-        target_sparsity=pruner.plan.target,
         accuracy=accuracy,
-        loss=0.0,
         evaluation=_OWN,
         preprocessing=preprocessing,
         classes=tuple(classes),
-        seed=0,
-        epochs=0.0,
-        steps=0,
-        batch_size=0,
         device="unknown",
-        threads=torch.get_num_threads(),
-        train_seconds=0.0,
         commit="unknown",
         versions={"python": platform.python_version(), "torch": importlib.metadata.version("torch")},
     )

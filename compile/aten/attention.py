@@ -12,7 +12,8 @@ from torch import fx
 
 from compile.aten.elements import Elements, Lengths, Scores
 from compile.aten.heads import attend
-from compile.aten.state import Import, arguments, size_of
+from compile.aten.nodes import arguments, size_of
+from compile.aten.state import Import
 from runtime.errors import UserError
 
 aten = torch.ops.aten

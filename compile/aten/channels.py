@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
-from compile.aten.state import Grouped, Import, arguments, size_of
+from compile.aten.nodes import arguments, size_of
+from compile.aten.state import Grouped, Import
 from compile.aten.views import axis, map_dims
 from compile.graph import Conv
 from runtime.errors import UserError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from compile.aten.state import Import, size_of
+from compile.aten.nodes import size_of
+from compile.aten.state import Import
 from compile.passes.fold_batchnorm import tensor_of
 from runtime.errors import UserError
 

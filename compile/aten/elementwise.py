@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import fx
 
 from compile.aten import attention
-from compile.aten.state import Import, Reader, arguments, per_channel, size_of
+from compile.aten.nodes import arguments, size_of
+from compile.aten.state import Import, Reader, per_channel
 from compile.aten.views import Dims, View, axis
 from compile.graph import Activation, Elementwise
 from runtime.errors import UserError

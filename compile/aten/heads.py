@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import fx
 
 from compile.aten.elements import Elements, Ids, Pictured, Run, Scores, Source, picture
-from compile.aten.state import Import, size_of
+from compile.aten.nodes import size_of
+from compile.aten.state import Import
 from compile.graph import Attention, Conv
 from runtime.errors import UserError
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
-from compile.aten.state import Import, arguments, layer_name, map_shape, pair, per_channel
+from compile.aten.nodes import arguments, layer_name, map_shape, pair
+from compile.aten.state import Import, per_channel
 from compile.aten.views import View, axes, axis
 from compile.graph import Conv, LayerNorm
 from runtime.errors import UserError

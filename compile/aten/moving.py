@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from compile.aten.elements import Elements
-from compile.aten.state import Import, Reader, arguments, size_of
+from compile.aten.nodes import arguments, size_of
+from compile.aten.state import Import, Reader
 from runtime.errors import UserError
 
 aten = torch.ops.aten

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import fx
 
-from compile.aten.state import Import, Reader, arguments, map_shape, pair
+from compile.aten.nodes import arguments, map_shape, pair
+from compile.aten.state import Import, Reader
 from compile.aten.views import axes, axis
 from compile.graph import AdaptivePool, Mean, Pool, Shape
 from runtime.errors import UserError

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
-from compile.aten.state import Import, Reader, arguments, map_shape
+from compile.aten.nodes import arguments, map_shape
+from compile.aten.state import Import, Reader
 from compile.graph import Resize
 
 _CUBIC = -0.75  # torch's choice of the kernel's free parameter

@@ -7,7 +7,8 @@ from torch import fx
 
 from compile.aten import channels
 from compile.aten.moving import passing
-from compile.aten.state import Import, arguments, in_order, size_of
+from compile.aten.nodes import arguments, size_of
+from compile.aten.state import Import, in_order
 from compile.aten.views import Dims, axis, reshape
 from compile.graph import Concat
 from runtime.errors import UserError

@@ -27,8 +27,8 @@ def write_package(program: ExportedProgram, folder: Path) -> Callable[[Tensor], 
     path = folder / PACKAGE
     with _quiet():
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
-        package = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
-    return lambda x: package(x)
+        package: Callable[[Tensor], object] = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+    return package
 
 
 def write_program(program: ExportedProgram, folder: Path) -> None:

@@ -12,7 +12,8 @@ import msgspec
 from aiohttp import web
 
 from runtime.serve.metrics import CONTENT_TYPE
-from runtime.serve.protocol import HEADER_LENGTH, RequestError, model_metadata, read_request, write_response
+from runtime.serve.model_signature import model_metadata
+from runtime.serve.protocol import HEADER_LENGTH, RequestError, read_request, write_response
 
 if TYPE_CHECKING:
     from runtime.serve.metrics import Metrics

@@ -13,8 +13,9 @@ from runtime.artifact import find_artifacts, open_artifact
 from runtime.errors import ArtifactError, UserError
 from runtime.names import served_name
 from runtime.serve.batching import Batcher
+from runtime.serve.model_signature import DATATYPES, Signature, signature_of
 from runtime.serve.pool import Pool, PoolEvents
-from runtime.serve.protocol import DATATYPES, RequestError, Signature, signature_of
+from runtime.serve.protocol import RequestError
 from runtime.serve.wire import Shape, Start
 
 if TYPE_CHECKING:

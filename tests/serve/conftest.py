@@ -12,7 +12,7 @@ from serve_artifacts import build
 
 from bench.serve.server import Server
 from runtime.artifact import open_artifact, write_manifest
-from runtime.serve.protocol import Signature, signature_of
+from runtime.serve.model_signature import Signature, signature_of
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ from bench.serve.server import Server
 from runtime.artifact import open_artifact
 from runtime.batches import run_outputs
 from runtime.engine import load
-from runtime.serve.protocol import Output, RequestError, Signature, read_request, signature_of, write_response
+from runtime.serve.model_signature import Output, Signature, signature_of
+from runtime.serve.protocol import RequestError, read_request, write_response
 
 pytest.importorskip("aiohttp", reason="the extra serve is not installed")
 pytest.importorskip("prometheus_client", reason="the extra serve is not installed")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.serve.protocol import JSON_LIMIT_BYTES, Output, RequestError, Signature, read_request, write_response
+from runtime.serve.model_signature import JSON_LIMIT_BYTES, Output, Signature
+from runtime.serve.protocol import RequestError, read_request, write_response
 
 SIGNATURE = Signature("m", "1", "st3_native", "input", (1, 2, 2), (Output("output", (3,)),), 4)
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
