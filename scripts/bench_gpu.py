@@ -94,7 +94,7 @@ def ours(
     network: TorchNetwork, batch: int, effort: Effort, package: bool
 ) -> tuple[Function, dict[str, Choice], Job, dict[str, float], str]:
     """What ``st3 compile`` would build, and why."""
-    body = open_body(network)
+    body = open_body(network, "float16")
     target = Target("cuda", gpu.architecture() or "sm_90", "float16", batch, 1)
     inputs = torch.randn(network.input_shape)
     job = Job(body, target, body.sites(batch, "float16"), inputs, torch.empty(batch, CLASSES), HERE)

@@ -14,6 +14,7 @@ from compile.cuda.sites import Site, sites
 from compile.cuda.swap import SwappedNetwork, program_sites
 from compile.graph import Graph, refuse_others
 from compile.network import Network
+from compile.passes.order_channels import order_channels
 from compile.passes.simplify import simplify
 from runtime.errors import UserError
 
@@ -23,9 +24,11 @@ class Body(ABC):
 
     Attributes:
         any_batch: whether it can be built for any number of pictures, or only for one that is written into it.
+        ordered: layers that are 2:4 because their input channels were put in another order.
     """
 
     any_batch: bool
+    ordered: frozenset[str]
 
     @abstractmethod
     def sites(self, batch: int, dtype: str) -> dict[str, Site]:
@@ -45,8 +48,9 @@ class GraphBody(Body):
 
     any_batch = True
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, ordered: frozenset[str] = frozenset()) -> None:
         self.graph = graph
+        self.ordered = ordered
 
     def sites(self, batch: int, dtype: str) -> dict[str, Site]:
         """See ``Body.sites``."""
@@ -62,6 +66,7 @@ class ProgramBody(Body):
     """Torch's exported program, for networks that the graph has no words for (attention): layers alone are swapped."""
 
     any_batch = False
+    ordered = frozenset[str]()
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
@@ -76,8 +81,12 @@ class ProgramBody(Body):
         return SwappedNetwork(self.module, layers, dtype, output_shapes).eval()
 
 
-def open_body(network: Network) -> Body:
+def open_body(network: Network, dtype: str) -> Body:
     """The network's graph, or its program.
+
+    Args:
+        network: the network.
+        dtype: what it will compute in: where sparse tensor cores have that, channels are ordered for them.
 
     Raises:
         UserError: the graph lacks an operator and there is no program (the network came as an ONNX file).
@@ -91,4 +100,7 @@ def open_body(network: Network) -> Body:
         except UserError:
             raise refusal from None
         return ProgramBody(program.module(check_guards=False))
-    return GraphBody(graph)
+    if dtype == "float32":
+        return GraphBody(graph)
+    found = order_channels(graph)
+    return GraphBody(found.graph, found.layers)
