@@ -15,6 +15,7 @@ from compile.cuda.swap import SwappedNetwork, program_sites
 from compile.graph import Graph, refuse_others
 from compile.network import Network
 from compile.passes.order_channels import order_channels
+from compile.passes.order_hidden import order_hidden
 from compile.passes.simplify import simplify
 from runtime.errors import UserError
 
@@ -66,10 +67,10 @@ class ProgramBody(Body):
     """Torch's exported program, for networks that the graph has no words for (attention): layers alone are swapped."""
 
     any_batch = False
-    ordered = frozenset[str]()
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, ordered: frozenset[str] = frozenset()) -> None:
         self.module = module
+        self.ordered = ordered
 
     def sites(self, batch: int, dtype: str) -> dict[str, Site]:
         """See ``Body.sites``; the batch is the program's."""
@@ -99,7 +100,8 @@ def open_body(network: Network, dtype: str) -> Body:
             program = network.program()
         except UserError:
             raise refusal from None
-        return ProgramBody(program.module(check_guards=False))
+        module = program.module(check_guards=False)
+        return ProgramBody(module, frozenset() if dtype == "float32" else order_hidden(module))
     if dtype == "float32":
         return GraphBody(graph)
     found = order_channels(graph)

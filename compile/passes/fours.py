@@ -92,9 +92,9 @@ def _count(a: Bits, b: Bits, c: Bits, d: Bits) -> NDArray[np.int64]:
     return counts
 
 
-def rows_of(weight_NCRS: NDArray[np.float32], first: int, size: int) -> NDArray[np.bool_]:
-    """``(N R S, size)``: the non-zeros of some input channels, a row for each output channel and tap."""
-    part = weight_NCRS[:, first : first + size] != 0
+def rows_of(weight: NDArray[np.generic], first: int, size: int) -> NDArray[np.bool_]:
+    """Non-zeros of some input channels of ``(N, C, ...)``, a row per output channel and tap: ``(rows, size)``."""
+    part = weight[:, first : first + size] != 0
     rows: NDArray[np.bool_] = part.swapaxes(1, -1).reshape(-1, size)
     return rows
 

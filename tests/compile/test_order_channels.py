@@ -10,7 +10,8 @@ from graph_interpreter import run_outputs
 from support import capture_module, export_module, prune_randomly
 from torch import nn
 
-from compile.cuda.body import open_body
+from compile.cuda.body import ProgramBody, open_body
+from compile.cuda.errors import exact
 from compile.from_checkpoint import TorchNetwork
 from compile.from_torch import read_graph
 from compile.graph import Conv, Graph
@@ -240,3 +241,48 @@ def test_halves_are_offered_the_sparse_kernels_and_float32_is_left_alone() -> No
 
     kept = {site.layer for site in half.sites(2, "float16").values() if "semi_structured" in offer(site, 1).candidates}
     assert kept >= half.ordered
+
+
+class Hidden(nn.Module):
+    """Attention, for which the compiler's graph for GPUs has no words, and layers of hidden features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(48, 32)
+        self.attention = nn.MultiheadAttention(32, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Dropout(), nn.Linear(64, 32))
+        self.bare = nn.Sequential(nn.Linear(32, 64, bias=False), nn.ReLU(), nn.Linear(64, 32))
+        self.split = nn.Linear(32, 64)
+        self.twice = nn.Linear(64, 32)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x.flatten(2))
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        x = x + self.mlp(x)
+        x = x + self.bare(x)
+        hidden = torch.relu(self.split(x))
+        y: torch.Tensor = self.head((x + self.twice(hidden) + hidden[..., :32]).mean(1))
+        return y
+
+
+def test_hidden_features_of_a_program_are_ordered() -> None:
+    torch.manual_seed(0)
+    module = prune_randomly(Hidden().eval(), 0.12)
+    shape = (3, 6, 8)
+    module.stem = nn.Linear(48, 32)
+    network = TorchNetwork(export_module(module.eval(), shape), shape, 2)
+    body = open_body(network, "float16")
+    assert isinstance(body, ProgramBody)
+    assert body.ordered == {"mlp.3", "bare.2"}
+    sites = body.sites(2, "float32")
+    assert {"mlp.3", "bare.2"} <= {site.layer for site in sites.values() if two_of_four(site.weight.numpy())}
+    inputs = torch.randn(2, *shape)
+    made = body.build(exact(sites), "float32", ((2, 10),))
+    with torch.no_grad():
+        torch.testing.assert_close(made(inputs), module(inputs), rtol=1e-5, atol=1e-5)
+    # the network itself goes on answering with its own weights
+    (answer,) = network.answer(inputs.numpy())
+    with torch.no_grad():
+        np.testing.assert_allclose(answer, module(inputs).numpy(), rtol=1e-5, atol=1e-5)
+    assert not open_body(network, "float32").ordered
