@@ -82,6 +82,8 @@ class Every(nn.Module):
         self.after = nn.Conv2d(40, 16, 1)
         self.normed = nn.Conv2d(16, 16, 1)
         self.norm = nn.LayerNorm(16)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
         self.more = nn.Conv2d(16, 12, 1)
         self.head = nn.Linear(16 * 4 * 4, 5)
 
@@ -122,6 +124,23 @@ def test_any_order_gives_the_same_answers() -> None:
     # groups of channels keep theirs
     np.testing.assert_array_equal(old["before"].bias, new["before"].bias)
     assert_alike(graph, made, (3, 8, 8))
+
+
+def test_what_is_returned_keeps_its_order() -> None:
+    torch.manual_seed(0)
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y = self.first(x)
+            return y, self.second(y)
+
+    graph = graph_of(prune_randomly(Both().eval(), 0.2), (3, 4, 4))
+    assert ChannelOrders(graph).free() == ()
+    assert order_channels(graph).graph is graph
 
 
 @pytest.mark.parametrize("name", ["resnext", "mobilenet_v3_small", "densenet", "convnext", "regnet_y", "segmenter"])
@@ -261,7 +280,7 @@ class Hidden(nn.Module):
         x = x + self.attention(x, x, x, need_weights=False)[0]
         x = x + self.mlp(x)
         x = x + self.bare(x)
-        hidden = torch.relu(self.split(x))
+        hidden = self.split(x)
         y: torch.Tensor = self.head((x + self.twice(hidden) + hidden[..., :32]).mean(1))
         return y
 
