@@ -25,7 +25,7 @@ from runtime import files, strict_json
 from runtime.data import Preprocessing, sha256_of
 from runtime.errors import UserError
 from st3.graph import export_graph, load_graph, save_graph
-from st3.layers import kind, prunable_layers
+from st3.layers import kind, prunable_layers, weight_name
 from st3.parametrization import parametrized
 from st3.plan import SparsityPlan
 
@@ -273,7 +273,7 @@ def _describe_layers(model: nn.Module, patterns: dict[str, tuple[str, str]]) -> 
         LayerInfo(
             name=name,
             kind=kind(layer),
-            weight_name=f"{name}.weight",
+            weight_name=weight_name(name, layer),
             shape=tuple(layer.weight.shape),
             nonzeros=int(torch.count_nonzero(layer.weight)),
             pattern=patterns[name][0],

@@ -19,8 +19,8 @@ def make_optimizer(model: nn.Module, pruner: Pruner, recipe: Recipe) -> torch.op
     decayed = {
         id(parameter)
         for layer in prunable_layers(model).values()
-        for name, parameter in layer.named_parameters()
-        if name in ("weight", "parametrizations.weight.original")
+        for name, parameter in layer.module.named_parameters()
+        if name in (layer.leaf, f"parametrizations.{layer.leaf}.original")
     }
     brought = {id(parameter) for parameter in pruner.parameters()}
     parameters = [parameter for parameter in model.parameters() if id(parameter) not in brought]

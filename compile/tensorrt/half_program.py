@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from compile.export_onnx import export_onnx
 from compile.tensorrt.half import LARGEST
 from runtime.errors import UserError
+from st3.layers import layer_name
 
 
 @final
@@ -69,9 +70,9 @@ def half_onnx(program: ExportedProgram, input_name: str, output_names: Sequence[
 
 
 def _name_layers(model: ModelProto) -> None:
-    """Name the nodes that read ``body.MODULE.weight``, perhaps through a transpose, ``MODULE``."""
+    """Name the nodes that read a layer's weight, perhaps through a transpose, as the layer table names the layer."""
     owner = {
-        tensor.name: tensor.name.removeprefix("body.").rpartition(".")[0]
+        tensor.name: layer_name(tensor.name.removeprefix("body."))
         for tensor in model.graph.initializer
         if tensor.name.endswith("weight")
     }
