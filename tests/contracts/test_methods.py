@@ -80,6 +80,18 @@ class Ragged(nn.Module):
         return self.head(torch.relu(self.pointwise(y)).flatten(1))
 
 
+class Attend(nn.Module):
+    """Attention among a map's pixels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(channels, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.attention(tokens, tokens, tokens, need_weights=False)[0]
+
+
 class Run:
     """A model on its way through a training of ``TOTAL`` steps."""
 
@@ -267,7 +279,7 @@ def test_masks_follow_from_the_weights_alone(method: str, plan: str) -> None:
 def test_a_sparse_model_is_traced_by_the_compiler_without_a_break(method: str, plan: str) -> None:
     torch._dynamo.reset()  # it gives up on a function that it has traced for many models
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(200, 7))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), Attend(8), nn.Flatten(), nn.Linear(200, 7))
     pruner = st3.attach(model, PLANS[plan], method)
     pruner.step(1.0)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
