@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from runtime.errors import UserError
+from st3.layers import prunable_weights
+from st3.reach import beyond_reach, told
 from train.dataset import Dataset
 from train.distributed import World
 from train.evaluate import accuracy_of
@@ -139,6 +141,7 @@ class _Loop:
             self.reporter.say(remark)
         if job.world.first:
             self.reporter.start(step)
+            self.reporter.say(told(prunable_weights(self.trainer.model), beyond_reach(self.trainer.model)))
             if self.trainer.untrained and not step:
                 names = ", ".join(self.trainer.untrained)
                 self.reporter.say(f"{names} begin at random: the first weights are for another number of classes")

@@ -117,6 +117,7 @@ def _one_shot(
 ) -> None:
     from rich.console import Console
 
+    from st3.reach import told
     from train.lock import locked
     from train.sparsify import sparsify_at_once
 
@@ -131,6 +132,8 @@ def _one_shot(
     how = f"recalibrated on {done.pictures} pictures" if done.pictures else "not recalibrated"
     if evaluation is None:
         how += ", accuracy not measured: the network does not answer with classes"
+    info = done.checkpoint.info
+    console.print(told(info.prunable, info.beyond), highlight=False, markup=False, soft_wrap=True)
     _tell(out, done.checkpoint.info.sparsity, stages, how, given["as_json"], done.pictures)
 
 
