@@ -77,13 +77,26 @@ def test_a_run_that_began_with_dense_projections_goes_on_so(
     assert resumed.pruner.patterns[LAYER] == ("dense", "the run began with a version that left it dense")
 
 
-def test_projections_are_decayed_averaged_and_masked() -> None:
-    trainer = Trainer(RECIPE, job(recipe=RECIPE, finetune_steps=6).settings, torch.device("cpu"), Execution(), World())
+def test_a_training_begins_with_what_no_method_prunes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(job(recipe=RECIPE), tmp_path / "x")
+    weights, vectors = 16 * 16 + 4 * 16 * 16 + 16 * 10, 16 + 4 * 16 + 10
+    said = f"{weights:,} of {weights + vectors:,} parameters can be pruned ("
+    assert capsys.readouterr().err.count(said) == 1
+
+
+def decayed(trainer: Trainer) -> list[str]:
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
-    decayed = trainer._optimizer.param_groups[0]
+    group = trainer._optimizer.param_groups[0]
+    assert group["weight_decay"] > 0
+    return [names[id(parameter)] for parameter in group["params"]]
+
+
+def test_projections_are_decayed_averaged_and_masked() -> None:
+    given = (RECIPE, job(recipe=RECIPE, finetune_steps=6).settings, torch.device("cpu"), Execution(), World())
+    trainer = Trainer(*given)
     own = "attention.parametrizations.in_proj_weight.original"
-    assert decayed["weight_decay"] > 0
-    assert own in [names[id(parameter)] for parameter in decayed["params"]]
+    assert own in decayed(trainer)
+    assert not any("in_proj" in name for name in decayed(old_trainer(*given)))
     assert trainer.average is not None
     assert own in trainer.average.tensors()
     trainer.pruner.step(1.0)
