@@ -63,6 +63,8 @@ def test_both_ways_from_a_checkpoint_and_from_its_weights_alone(dense: Path, eva
     assert at_once["after"]["accuracy"] == found.info.accuracy
     assert at_once["after"]["loss"] != at_once["pruned"]["loss"]
     assert at_once["recalibration_pictures"] == 2048
+    assert at_once["prunable_weights"] == found.info.prunable
+    assert [part["kind"] for part in at_once["beyond"]] == ["biases, normalisations and other vectors"]
     kept, original = found.weights(), load_checkpoint(dense).weights()
     for name in ("0.weight", "3.weight", "9.weight"):
         nonzero = kept[name] != 0
