@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from compile.passes.fold_batchnorm import tensor_of
 from compile.passes.fours import HOPELESS, broken, mend, pack_rows, rows_of
+from st3.layers import layer_name
 
 _aten = torch.ops.aten
 _LINEAR = _aten.linear.default
@@ -36,7 +37,7 @@ def order_hidden(module: fx.GraphModule) -> frozenset[str]:
     for node in module.graph.nodes:
         first = _feeds(module, node) if node.target is _LINEAR else None
         if first is not None and _order(module, first, node):
-            gained.add(str(node.args[1].target).rpartition(".")[0])
+            gained.add(layer_name(str(node.args[1].target)))
     return frozenset(gained)
 
 
