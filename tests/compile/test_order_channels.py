@@ -287,7 +287,7 @@ class Hidden(nn.Module):
 
 def test_hidden_features_of_a_program_are_ordered() -> None:
     torch.manual_seed(0)
-    module = prune_randomly(Hidden().eval(), 0.12)
+    module = prune_randomly(Hidden().eval(), 0.2)
     shape = (3, 6, 8)
     module.stem = nn.Linear(48, 32)
     network = TorchNetwork(export_module(module.eval(), shape), shape, 2)
