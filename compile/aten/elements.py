@@ -94,6 +94,12 @@ class Pictured(msgspec.Struct, frozen=True):
             self.element < 0, -1, self.element % plane
         )
 
+    def whole(self) -> bool:
+        """Whether the first dimension is the batch, and each picture all elements of one value in their order."""
+        if len(self.sources) != 1 or (self.axis, self.inner, len(self.element)) != (0, 1, 1):
+            return False
+        return bool(np.array_equal(self.element.reshape(-1), np.arange(self.sources[0].size)))
+
     def of_picture(self, values: Tensor) -> NDArray[np.float32] | None:
         """One picture of a tensor of the same shape; ``None`` if pictures have different numbers."""
         apart = _apart(values, self.axis, self.inner, self.batch)
