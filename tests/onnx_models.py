@@ -16,7 +16,7 @@ from compile.from_onnx import read_graph
 from compile.graph import Graph
 from compile.onnx_file import read_onnx
 
-OPSETS = (13, 17, 18, 20, 22)
+OPSETS = (13, 17, 18, 20, 23)
 
 
 class Builder:
@@ -67,7 +67,7 @@ class Builder:
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
             [numpy_helper.from_array(value, name) for name, value in self.weights.items()],
         )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
 
 
 def agree(model: ModelProto, path: Path, batch_size: int = 2, seed: int = 0) -> Graph:

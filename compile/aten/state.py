@@ -108,6 +108,8 @@ class Import:
             plain = held.shift is None and held.factor == 1 and held.lines is None
             if found is not None and plain and found.whole():
                 return found.sources[0].name
+        if isinstance(node, fx.Node) and node in self.grouped and not self.grouped[node].swapped:
+            return self.grouped[node].value
         view = self.view(node)
         if not in_order(view.dims) or view.dims[0] != (0,):
             raise UserError(

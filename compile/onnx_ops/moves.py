@@ -6,6 +6,7 @@ import operator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from onnx import NodeProto
 from torch import fx
 
@@ -78,7 +79,22 @@ def _gather(state: Translation, node: NodeProto) -> None:
     state.values[node.output[0]] = value
 
 
-def _select(state: Translation, node: NodeProto, value: fx.Node, axis: int, places: np.ndarray) -> fx.Node:
+def _gather_nd(state: Translation, node: NodeProto) -> None:
+    """Elements by their first coordinates, which the last dimension of the indices holds."""
+    where, value, size = state.constant(node, 1, "indices"), state.value(node.input[0]), state.size(node.input[0])
+    assert where is not None
+    if attribute(node, "batch_dims", 0):
+        raise refusal(node, "takes other elements of each picture (batch_dims), which the native backend does not have")
+    places = [state.held(np.array(part, np.int64), f"{node.output[0]}.places") for part in np.moveaxis(where, -1, 0)]
+    if any(
+        (part >= length).any() or (part < -length).any()
+        for part, length in zip(np.moveaxis(where, -1, 0), size, strict=False)
+    ):
+        raise refusal(node, f"takes elements outside of {size}")
+    state.put(node, aten.index.Tensor, value, places)
+
+
+def _select(state: Translation, node: NodeProto, value: fx.Node, axis: int, places: NDArray[np.int64]) -> fx.Node:
     held = state.held(np.array(places, np.int64), f"{node.output[0]}.places")
     return state.emit(node.output[0], aten.index_select.default, value, axis, held)
 
@@ -132,6 +148,7 @@ READERS: dict[str, Reader] = {
     "Slice": _slice,
     "Split": _split,
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Expand": _expand,
     "Tile": _tile,
     "DepthToSpace": _depth_to_space,

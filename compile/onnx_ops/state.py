@@ -25,6 +25,21 @@ from runtime.errors import UserError
 Reader: TypeAlias = "Callable[[Translation, NodeProto], None]"
 aten = torch.ops.aten
 
+_MOST_NUMBERS = 2**28
+"""Of a value that an operator makes larger at little cost to the file; the compiler keeps 8 bytes for each."""
+_GROWING = (
+    aten.expand.default,
+    aten.repeat.default,
+    aten.cat.default,
+    aten.constant_pad_nd.default,
+    aten.index_select.default,
+)
+
+
+@final
+class TooLargeError(UserError):
+    """A file asks for more memory than a compiler should take, whichever backend it is for."""
+
 
 class Pending(ABC):
     """A value that is no torch node yet, because what reads it may absorb it."""
@@ -102,6 +117,11 @@ class Translation:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise refusal(self.reading, f"does not fit the shapes that it is given: {first}") from error
         shape = result.shape if isinstance(result, Tensor) else (1,)
+        if math.prod(shape) > _MOST_NUMBERS and target in _GROWING:
+            raise TooLargeError(
+                f"value {output!r} would have shape {tuple(shape)}, more than {_MOST_NUMBERS} numbers; "
+                f"give a smaller --batch-size, or the network for smaller pictures"
+            )
         if math.prod(shape) == 0:
             raise UserError(
                 f"value {output!r} would have shape {tuple(shape)}; the picture is too small for this network"
