@@ -34,6 +34,9 @@ READERS: dict[str, Reader] = {
 }
 _TARGETS = {**TORCH_READERS, **windows.TARGETS, **resizing.TARGETS}
 
+_ODD = (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError, AssertionError, MemoryError)
+"""What Python, NumPy and torch raise at numbers that no exporter writes, such as a damaged file may hold."""
+
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinear", "Integer")
 
 
@@ -55,17 +58,32 @@ def read_graph(file: OnnxFile, batch_size: int) -> Graph:
     shape = (file.batch or batch_size, *file.shape)
     state.input(file.input_name, shape)
     for node in live:
-        state.reading = node
-        if node.output[0] in patterns:
-            read_normalisation(state, node, patterns[node.output[0]])
-        else:
-            _read(state, node)
+        _translate(state, node, patterns.get(node.output[0]))
     state.graph.output(tuple(_result(state, file, name) for name in file.output_names))
     try:
         graph = read_nodes(state.graph.nodes, state.weights, shape, file.output_names, _TARGETS)
     except UserError as error:
         raise UserError(_in_words_of_onnx(str(error), state.origins)) from error
+    except _ODD as error:
+        raise UserError(f"{file.path} has nodes whose shapes do not fit each other: {_first_line(error)}") from error
     return fold_affine(graph)
+
+
+def _translate(state: Translation, node: NodeProto, pattern: Normalisation | None) -> None:
+    """Read a node, which may be the end of a pattern of several."""
+    state.reading = node
+    try:
+        if pattern is not None:
+            read_normalisation(state, node, pattern)
+        else:
+            _read(state, node)
+    except _ODD as error:
+        what = f"has inputs or attributes that it cannot have: {_first_line(error)}; export the network again"
+        raise refusal(node, what) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _result(state: Translation, file: OnnxFile, name: str) -> fx.Node:

@@ -25,15 +25,15 @@ from runtime.errors import UserError
 Reader: TypeAlias = "Callable[[Translation, NodeProto], None]"
 aten = torch.ops.aten
 
-_MOST_NUMBERS = 2**28
+_MOST_NUMBERS: dict[object, int] = {
+    aten.expand.default: 2**26,
+    aten.repeat.default: 2**26,
+    aten.constant_pad_nd.default: 2**26,
+    aten.index_select.default: 2**26,
+    aten.index.Tensor: 2**26,
+    aten.cat.default: 2**30,
+}
 """Of a value that an operator makes larger at little cost to the file; the compiler keeps 8 bytes for each."""
-_GROWING = (
-    aten.expand.default,
-    aten.repeat.default,
-    aten.cat.default,
-    aten.constant_pad_nd.default,
-    aten.index_select.default,
-)
 
 
 @final
@@ -117,9 +117,10 @@ class Translation:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise refusal(self.reading, f"does not fit the shapes that it is given: {first}") from error
         shape = result.shape if isinstance(result, Tensor) else (1,)
-        if math.prod(shape) > _MOST_NUMBERS and target in _GROWING:
+        most = _MOST_NUMBERS.get(target, math.prod(shape))
+        if math.prod(shape) > most:
             raise TooLargeError(
-                f"value {output!r} would have shape {tuple(shape)}, more than {_MOST_NUMBERS} numbers; "
+                f"value {output!r} would have shape {tuple(shape)}, more than {most} numbers; "
                 f"give a smaller --batch-size, or the network for smaller pictures"
             )
         if math.prod(shape) == 0:
