@@ -77,6 +77,7 @@ def _forget(state: Import, node: fx.Node, last_use: dict[fx.Node, fx.Node]) -> N
             state.elements.pop(source, None)
             state.scores.pop(source, None)
             state.several.pop(source, None)
+            state.lengths.pop(source, None)
 
 
 def _read_call(state: Import, node: fx.Node, readers: Mapping[object, Reader]) -> None:

@@ -120,7 +120,7 @@ def _lp_normalise(state: Translation, node: NodeProto) -> None:
 
 def are_lengths(node: fx.Node) -> bool:
     """Whether a value is the lengths of vectors, perhaps bounded and repeated."""
-    while node.target in (aten.clamp.default, aten.expand.default, aten.reshape.default):
+    while node.target in (aten.clamp.default, aten.expand.default, aten.reshape.default, aten.permute.default):
         node = node.all_input_nodes[0]
     return node.target is aten.linalg_vector_norm.default
 

@@ -210,6 +210,10 @@ def test_writing_in_place_is_seen_through_every_view(function: Callable[..., Ten
         (lambda x: torch.einsum("bchw,bcxw->bhx", x, x), "einsum.*products of attention"),
         (lambda x: x / x.norm(dim=1, keepdim=True), "norm of order 2.*last dimension"),
         (lambda x: F.relu(F.normalize(x, dim=-1)), "in an order"),
+        (
+            lambda x: (y := x[:, :, :4]) / y.norm(dim=-1, keepdim=True).transpose(1, 2),
+            "by lengths that are not its own",
+        ),
         (lambda x: x.reshape(x.shape[0], 2, 2, 6, 5).transpose(3, 4).flatten(1, 2), "permutes channels in groups"),
         (lambda x: x.reshape(x.shape[0], 2, 2, 6, 5).flatten(2), "reshapes channels in groups"),
         (lambda x: F.relu(x.reshape(x.shape[0], 4, 3, 2, 5)), "in an order"),
