@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from graph_interpreter import run_graph
 from onnx import TensorProto
-from onnx_models import Builder, agree
+from onnx_models import Builder, agree, export
 from support import capture_module, prune_randomly
 from test_attention import NETWORKS
 
@@ -194,22 +193,6 @@ def test_cosine_attention(tmp_path: Path, how: str) -> None:
     assert found.epsilon == pytest.approx(1e-30 if how == "operator" else 1e-3)
 
 
-def export(name: str, path: Path, dynamo: bool, batch_size: int | None) -> torch.nn.Module:
-    """One of the networks that the tests of torch's entrance have, half of its weights zero."""
-    torch.manual_seed(0)
-    make, shape = NETWORKS[name]
-    module = prune_randomly(make(), 0.5).eval()
-    options: dict[str, object] = {"opset_version": 18 if dynamo else 17, "dynamo": dynamo}
-    if batch_size is None and dynamo:
-        options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
-    elif batch_size is None:
-        options |= {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporters' own internals
-        torch.onnx.export(module, (torch.randn(batch_size or 2, *shape),), path, verbose=False, **options)
-    return module
-
-
 @pytest.mark.parametrize(
     ("name", "dynamo", "batch_size"),
     [
@@ -222,13 +205,15 @@ def export(name: str, path: Path, dynamo: bool, batch_size: int | None) -> torch
 def test_a_file_is_the_graph_that_the_checkpoint_is(
     tmp_path: Path, name: str, dynamo: bool, batch_size: int | None
 ) -> None:
+    torch.manual_seed(0)
+    make, shape = NETWORKS[name]
+    module = prune_randomly(make(), 0.5)
     try:
-        module = export(name, tmp_path / "m.onnx", dynamo, batch_size)
+        export(module, shape, tmp_path / "m.onnx", 18 if dynamo else 17, dynamo, batch_size)
     except (RuntimeError, ValueError, TypeError) as error:
         if dynamo:
             raise
         pytest.skip(f"torch {torch.__version__} has no old exporter any more: {error}")
-    shape = NETWORKS[name][1]
     inputs = torch.randn(2, *shape)
     graph = simplify(read_graph(read_onnx(tmp_path / "m.onnx"), 2))
     with torch.no_grad():
