@@ -93,7 +93,7 @@ def test_a_checkpoint_from_before_compiles_with_a_dense_projection(checkpoint: P
 def test_two_of_four_is_exact_for_the_formats_of_a_gpu() -> None:
     model, _ = vit(st3.SparsityPlan(pattern="2:4"))
     network = TorchNetwork(export_module(model, SHAPE), SHAPE, 2)
-    (site,) = (site for site in open_body(network).sites(2, "float16").values() if site.layer == LAYER)
+    (site,) = (site for site in open_body(network, "float16").sites(2, "float16").values() if site.layer == LAYER)
     assert (site.problem.batch, site.problem.channels, site.problem.outputs) == (2 * 17, 32, 96)
     offered = offer(site, most=1)
     form = find_format("semi_structured")
