@@ -76,7 +76,7 @@ MEMBERS = (
     Member("SqueezeNet", "squeezenet1_1", 64),
     Member("Swin", "swin_t", 64),
     Member("Swin V2", "swin_v2_t", 64),
-    Member("VGG", "vgg11", 64),
+    Member("VGG", "vgg11", 224),
     Member("ViT", "vit_b_32", 224),
     Member("Wide ResNet", "wide_resnet50_2", 64),
 )
