@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -166,7 +167,7 @@ def floor_us(job: Job, choices: dict[str, Choice], network: Function, inputs: Te
 def clocks(path: Path) -> Iterator[None]:
     """Write the GPU's clocks, power and temperature four times a second while something runs."""
     fields = "timestamp,clocks.sm,clocks.mem,power.draw,temperature.gpu,utilization.gpu"
-    if not HERE:
+    if not HERE or shutil.which("nvidia-smi") is None:
         yield
         return
     with path.open("a") as log:

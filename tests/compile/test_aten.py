@@ -16,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from compile.capture import capture
 from compile.from_torch import read_graph
-from compile.graph import Concat, Conv, Elementwise, Graph, LayerNorm, Mean, Move, Resize
+from compile.graph import Concat, Conv, Elementwise, Graph, LayerNorm, Mean, Resize
 from compile.passes.simplify import simplify
 from runtime.errors import UserError
 
@@ -78,7 +78,7 @@ CASES: dict[str, tuple[nn.Module, tuple[type, ...]]] = {
     "a view of tokens before pictures": (
         Function(
             lambda x, fc, head: head(
-                fc(x.flatten(2).permute(2, 0, 1)).view(-1, 2).view(30, -1, 2).transpose(0, 1).flatten(1)
+                fc(x.flatten(2).permute(2, 0, 1)).view(30, -1).unflatten(1, (-1, 2)).transpose(0, 1).flatten(1)
             ),
             fc=nn.Linear(4, 2),
             head=nn.Linear(60, 3),
