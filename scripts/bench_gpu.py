@@ -63,9 +63,8 @@ def network_of(name: str, weights: str, batch: int) -> TorchNetwork:
 def prune_two_of_four(model: nn.Module) -> None:
     """Keep the two largest of four consecutive input channels, wherever their number is a multiple of four."""
     with torch.no_grad():
-        weights = [layer.weight for layer in prunable_layers(model).values()]
-        weights += [p for name, p in model.named_parameters() if name.endswith("in_proj_weight")]
-        for weight in weights:
+        for layer in prunable_layers(model).values():
+            weight = layer.weight
             if weight.shape[1] % 4 == 0:
                 fours = weight.movedim(1, -1).unflatten(-1, (-1, 4))
                 smallest = fours.abs().argsort(-1)[..., :2]
@@ -96,7 +95,7 @@ def ours(
     network: TorchNetwork, batch: int, effort: Effort, package: bool
 ) -> tuple[Function, dict[str, Choice], Job, dict[str, float], str]:
     """What ``st3 compile`` would build, and why."""
-    body = open_body(network)
+    body = open_body(network, "float16")
     target = Target("cuda", gpu.architecture() or "sm_90", "float16", batch, 1)
     inputs = torch.randn(network.input_shape)
     job = Job(body, target, body.sites(batch, "float16"), inputs, (torch.empty(batch, CLASSES),), HERE)
