@@ -118,14 +118,12 @@ def _one_shot(
 ) -> None:
     from rich.console import Console
 
+    from runtime.console import say, working
     from st3.reach import told
     from train.lock import locked
     from train.sparsify import sparsify_at_once
 
-    console = Console(stderr=True)
-    with locked(out), console.status("opening") as status:
-        # nothing turns in a file or a pipe: there each thing that is done is a line
-        tell = status.update if console.is_terminal else console.print
+    with locked(out), working("sparsifying", steps=True) as tell:
         done = sparsify_at_once(
             out, source, make, plan, dataset, evaluation, given["recalibrate"], given["seed"], where, tell
         )
@@ -134,7 +132,7 @@ def _one_shot(
     if evaluation is None:
         how += ", accuracy not measured: the network does not answer with classes"
     info = done.checkpoint.info
-    console.print(told(info.prunable, info.beyond), highlight=False, markup=False, soft_wrap=True)
+    say(Console(stderr=True), told(info.prunable, info.beyond))
     _tell(out, info, stages, how, given["as_json"], done.pictures)
 
 
@@ -149,8 +147,8 @@ def _tune(
     given: dict[str, Any],
 ) -> None:
     import msgspec
-    from rich.console import Console
 
+    from runtime.console import working
     from st3.registry import find_method
     from train.distributed import World
     from train.lock import locked
@@ -172,7 +170,7 @@ def _tune(
     )
     job, remark = make_job(source.name, recipe, given["method"], plan, options, dataset, where, World())
     with locked(out), stop_on_signals() as stop:
-        with Console(stderr=True).status("measuring the dense network"):
+        with working("measuring the dense network", silent=True):
             before = measure(make().to(where), evaluation, where)
         checkpoint = completed(out, job.settings) if given["resume"] else None
         if checkpoint is None:

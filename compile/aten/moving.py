@@ -98,8 +98,10 @@ def _move(state: Import, node: fx.Node) -> None:
             return constant.to(torch.float32) if pick == "shift" else torch.zeros_like(constant, dtype=torch.int64)
 
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), operand)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
+        # the numbers may lie in another order than the values did in torch, where a view sufficed
+        target = aten.reshape.default if node.target is aten.view.default else node.target
+        assert callable(target)
+        return target(*args, **kwargs)
 
     constants = len(sources) < len(node.all_input_nodes) and node.target not in _INDEXED
     shifted = constants or any(elements.shift is not None for elements in held)

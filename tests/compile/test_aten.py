@@ -75,6 +75,16 @@ CASES: dict[str, tuple[nn.Module, tuple[type, ...]]] = {
         Function(lambda x, fc: fc(x.permute(0, 2, 3, 1).flatten(1)), fc=nn.Linear(120, 3)),
         (Conv,),
     ),
+    "a view of tokens before pictures": (
+        Function(
+            lambda x, fc, head: head(
+                fc(x.flatten(2).permute(2, 0, 1)).view(30, -1).unflatten(1, (-1, 2)).transpose(0, 1).flatten(1)
+            ),
+            fc=nn.Linear(4, 2),
+            head=nn.Linear(60, 3),
+        ),
+        (Conv, Conv),
+    ),
     "linear over a row-major token map": (
         Function(
             lambda x, fc: fc(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (6, 5)), fc=nn.Linear(4, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -65,6 +66,9 @@ def test_weights_stored_as_sparse_tensors(tmp_path: Path) -> None:
         assert not isinstance(one, Conv) or np.array_equal(one.weight, other.weight)
 
 
+OLD_RUNTIME = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 30)
+
+
 @quick
 @given(st.data(), opsets, st.sampled_from(["MaxPool", "AveragePool"]))
 def test_pooling(tmp_path: Path, data: st.DataObject, opset: int, op: str) -> None:
@@ -80,6 +84,8 @@ def test_pooling(tmp_path: Path, data: st.DataObject, opset: int, op: str) -> No
         attributes["count_include_pad"] = draw(st.integers(0, 1))
     if op == "MaxPool" or opset >= 19:
         attributes["dilations"] = [draw(st.integers(1, 2)), draw(st.integers(1, 2))]
+    if opset >= 19 and OLD_RUNTIME and attributes.get("count_include_pad"):
+        attributes["count_include_pad"] = 0  # it leaves padding behind the last row out of the count
     if draw(st.booleans()):
         del attributes["pads"]
         attributes |= {"auto_pad": draw(st.sampled_from(["SAME_UPPER", "SAME_LOWER", "VALID"])), "ceil_mode": 0}
