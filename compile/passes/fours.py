@@ -16,6 +16,7 @@ Bits = NDArray[np.uint64]
 """``(channels, words)``: which rows have a non-zero in a channel, 64 rows a word."""
 HOPELESS = 12.0
 """Broken groups per four channels from which on nothing is tried; random zeros could not be mended beyond 8 or so."""
+_TABLE = np.array([number.bit_count() for number in range(2**16)], np.uint8)  # for numpy 1, which counts no bits
 _STUCK = 400  # exchanges in a row that mend nothing
 _WORK = 2 * 10**9  # words looked at: a second or two
 
@@ -88,8 +89,15 @@ def _costs(bits: Bits, fours: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _count(a: Bits, b: Bits, c: Bits, d: Bits) -> NDArray[np.int64]:
     """Rows in which three or four of four channels are not zero."""
-    counts: NDArray[np.int64] = np.bitwise_count((a & b & (c | d)) | (c & d & (a | b))).sum(-1, dtype=np.int64)
-    return counts
+    return _ones((a & b & (c | d)) | (c & d & (a | b)))
+
+
+def _ones(words: Bits) -> NDArray[np.int64]:
+    counts: NDArray[np.uint8] = (
+        np.bitwise_count(words) if hasattr(np, "bitwise_count") else _TABLE[words.view(np.uint16)]
+    )
+    total: NDArray[np.int64] = counts.sum(-1, dtype=np.int64)
+    return total
 
 
 def rows_of(weight: NDArray[np.generic], first: int, size: int) -> NDArray[np.bool_]:

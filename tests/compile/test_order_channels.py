@@ -48,6 +48,13 @@ def test_broken_groups_are_counted(count: int, channels: int, density: float) ->
     assert broken(pack_rows(kept), order) == expected
 
 
+def test_numpy_1_counts_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = pack_rows(rows(700, 40, 0.2))
+    expected = broken(bits, np.arange(40))
+    monkeypatch.delattr(np, "bitwise_count", raising=False)
+    assert broken(bits, np.arange(40)) == expected > 0
+
+
 @pytest.mark.parametrize(("count", "channels", "density"), [(576, 64, 0.1), (1152, 128, 0.06), (64, 256, 0.2)])
 def test_sparse_rows_are_mended(count: int, channels: int, density: float) -> None:
     kept = rows(count, channels, density)
