@@ -89,7 +89,8 @@ def _costs(bits: Bits, fours: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _count(a: Bits, b: Bits, c: Bits, d: Bits) -> NDArray[np.int64]:
     """Rows in which three or four of four channels are not zero."""
-    return _ones((a & b & (c | d)) | (c & d & (a | b)))
+    three: Bits = ((a & b & (c | d)) | (c & d & (a | b))).astype(np.uint64, copy=False)
+    return _ones(three)
 
 
 def _ones(words: Bits) -> NDArray[np.int64]:
