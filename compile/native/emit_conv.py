@@ -101,7 +101,7 @@ def _unit(kernel: Kernel, constants: dict[str, str], call: str, lanes: int) -> U
     lines = [
         "// Generated; what the names mean is said in the headers.",
         f"#define ST3_LANES {lanes}",
-        f'#include "{kernel.name}.h"',
+        f'#include "{kernel.header or kernel.name}.h"',
         "namespace st3 {",
         "namespace {",
         struct(f"Shape_{name}", constants),

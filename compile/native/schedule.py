@@ -14,7 +14,7 @@ import numpy as np
 from compile.format import Cut
 from compile.graph import Conv
 from compile.native import channel_layout
-from compile.native.channel_schedule import channel_tiles
+from compile.native.dense_schedule import dense_tiles
 from compile.native.isa import Isa
 from compile.native.kernel_table import KERNELS, Kernel
 from compile.native.plan import Plan
@@ -56,7 +56,7 @@ def candidates(plan: Plan, step: Compute, isa: Isa, l1: int) -> list[Schedule]:
         reason = f"density {np.count_nonzero(conv.weight) / conv.weight.size:.3f}"
         return [
             Schedule("dense_channels", reason, tile.rows, tile.columns, tile.cut, tile.cycles)
-            for tile in channel_tiles(plan, step, isa)
+            for tile in dense_tiles(plan, step, isa)
         ]
     kernels = {name: kernel for name, kernel in KERNELS.items() if not kernel.channel_lanes}
     reasons = {name: kernel.reject(conv) for name, kernel in kernels.items()}
@@ -74,13 +74,19 @@ def candidates(plan: Plan, step: Compute, isa: Isa, l1: int) -> list[Schedule]:
     else:
         usable = [KERNELS["offset_stream"]]  # it can run whatever there is
         reason = f"density {density:.3f}, but the dense kernel takes no grouped convolution"
-    options = [
+    found = [
         _cost(plan, step, l1, kernel.name, reason, kept, tile, chunk)
         for kernel in usable
+        if not kernel.dense
         for tile in _tiles(plan, step, isa, kernel)
         for chunk in _chunks(conv)
     ]
-    return sorted(options, key=lambda option: option.cycles)
+    if KERNELS["dense"] in usable:
+        found += [
+            Schedule("dense", reason, tile.rows, tile.columns, tile.cut, tile.cycles)
+            for tile in dense_tiles(plan, step, isa)
+        ]
+    return sorted(found, key=lambda option: option.cycles)
 
 
 def options(plan: Plan, isa: Isa, l1: int) -> dict[str, list[Schedule]]:
@@ -141,7 +147,6 @@ def _cost(
     source, geometry = plan.tensors[step.inputs[0]], plan.tensors[conv.output].geometry
     rows, columns, block = tile
     outputs, _, kernel_rows, kernel_columns = conv.weight.shape
-    nonzeros = conv.weight.size if form == "dense" else kept
     channels = conv.weight.shape[1] * conv.groups
     chunks = -(-channels // chunk)
     tiles = -(-geometry.rows // rows) * -(-geometry.columns // columns)
@@ -152,15 +157,15 @@ def _cost(
     fma = _L1_FMA_CYCLES if footprint <= _L1_SHARE * l1 else _L2_FMA_CYCLES
     if form == "pair_stream":
         # what two channels have in common is loaded once, but fewer loops' ends are foreseen
-        shared = max(_FMA_CYCLES, fma * (1 - _SHARED * nonzeros / conv.weight.size))
+        shared = max(_FMA_CYCLES, fma * (1 - _SHARED * kept / conv.weight.size))
         per_tap, per_row = _tap_and_row(form, vectors, 1, shared)
         per_row += _PAIR_CYCLES
-        steps, group = float(nonzeros), _PAIR_GROUP
+        steps, group = float(kept), _PAIR_GROUP
     else:
         per_tap, per_row = _tap_and_row(form, vectors, block, fma)
-        steps, group = nonzeros / block, 8 * block
+        steps, group = kept / block, 8 * block
     sums = outputs * chunks * per_row
-    fill = chunks * footprint / 32 + (nonzeros * 8 / block) / 16
+    fill = chunks * footprint / 32 + (kept * 8 / block) / 16
     cycles = tiles * (steps * per_tap + sums + fill)
     groups = max(1, min(_GROUPS, outputs // group))
     return Schedule(form, reason, rows, columns, Cut(chunk, groups, block), cycles)

@@ -1,11 +1,11 @@
-"""Emits a dense convolution with channels in the lanes."""
+"""Emits a dense convolution, with pixels or channels in the lanes."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from compile.graph import Conv
-from compile.native.channel_schedule import task_rows
+from compile.native.dense_schedule import task_rows
 from compile.native.emit_conv import Tiling, conv_piece
 from compile.native.pieces import Piece
 from compile.native.plan import Plan
@@ -14,27 +14,28 @@ from compile.native.steps import Compute
 from compile.native.weights import WeightFile
 
 
-def emit_channel_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: WeightFile) -> Piece:
+def emit_dense_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: WeightFile) -> Piece:
     """A convolution: one task per run of output rows and part of the output channels."""
     assert step.window is not None
     window, source, target = step.window, plan.tensors[step.inputs[0]], plan.tensors[node.output]
     rows = task_rows(plan, step, schedule.tile_rows)
+    side_by_side = target.geometry.lane_channels
     constants = {
         "int ROWS": str(target.geometry.rows),
         "int COLUMNS": str(target.geometry.columns),
         "int TASK_ROWS": str(rows),
         "int TILE_ROWS": str(schedule.tile_rows),
         "int TILE_COLUMNS": str(schedule.tile_columns),
-        "int BLOCK": str(schedule.cut.block // target.geometry.lanes),
-        "int VECTORS": str(target.channels),
+        "int BLOCK": str(schedule.cut.block // side_by_side),
+        "int OUTPUTS": str(target.channels),
         "long X_ROW": str(window.stride[0] * source.row_stride),
         "long X_COLUMN": str(window.stride[1] * source.vector),
         "long Y_ROW": str(target.row_stride),
         "long Y_CHANNEL": str(target.channel_stride),
         "Activation ACTIVATION": node.activation.upper(),
     }
-    bias = np.zeros(target.channels * target.geometry.lanes, np.float32)
+    bias = np.zeros(target.channels * side_by_side, np.float32)
     bias[: len(node.bias)] = node.bias
-    channels = "cut.bounds[low] / LANES, (cut.bounds[high] + LANES - 1) / LANES"
+    channels = f"cut.bounds[low] / {side_by_side}, (cut.bounds[high] + {side_by_side - 1}) / {side_by_side}"
     tiling = Tiling(-(-target.geometry.rows // rows), rows, "{}.run(block)", channels)
     return conv_piece(plan, step, node, schedule, constants, bias, tiling, file)
