@@ -30,7 +30,7 @@ _GROUPS = 16
 
 
 class DenseTile(msgspec.Struct, frozen=True):
-    """A tile of ``rows`` x ``columns`` positions, the cut, whose ``block`` counts channels, and the model's ``cycles``."""
+    """A tile of ``rows`` x ``columns`` positions, the cut (its block counts channels) and ``cycles``."""
 
     rows: int
     columns: int
