@@ -14,7 +14,7 @@ import msgspec
 from compile.format import Cut
 from compile.graph import Conv
 from compile.native.isa import Isa, cache_bytes
-from compile.native.kernel_table import KERNELS
+from compile.native.kernel_table import Kernel
 from compile.native.plan import Plan
 from compile.native.steps import Compute
 
@@ -38,12 +38,11 @@ class DenseTile(msgspec.Struct, frozen=True):
     cycles: float
 
 
-def dense_tiles(plan: Plan, step: Compute, isa: Isa) -> list[DenseTile]:
+def dense_tiles(plan: Plan, step: Compute, isa: Isa, kernel: Kernel) -> list[DenseTile]:
     """Every way to run the convolution, cheapest first."""
     conv = step.node
     assert isinstance(conv, Conv)
     geometry = plan.tensors[conv.output].geometry
-    kernel = KERNELS["dense_channels" if geometry.lane_channels > 1 else "dense"]
     chunks = [(chunk, _distant_cycles(plan, step, isa, chunk)) for chunk in _chunks(conv)]
     near = plan.tensors[conv.output].size <= cache_bytes(2, isa)
     widths = sorted({-(-geometry.columns // parts) for parts in range(1, geometry.columns + 1)})
