@@ -6,7 +6,7 @@ import numpy as np
 
 from compile.graph import Conv
 from compile.native.dense_schedule import task_rows
-from compile.native.emit_conv import Tiling, conv_piece
+from compile.native.emit_conv import Tiling, conv_piece, shape_constants
 from compile.native.pieces import Piece
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule
@@ -20,19 +20,9 @@ def emit_dense_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, f
     window, source, target = step.window, plan.tensors[step.inputs[0]], plan.tensors[node.output]
     rows = task_rows(plan, step, schedule.tile_rows)
     side_by_side = target.geometry.lane_channels
-    constants = {
-        "int ROWS": str(target.geometry.rows),
-        "int COLUMNS": str(target.geometry.columns),
+    constants = shape_constants(node, window, source, target, schedule) | {
         "int TASK_ROWS": str(rows),
-        "int TILE_ROWS": str(schedule.tile_rows),
-        "int TILE_COLUMNS": str(schedule.tile_columns),
         "int BLOCK": str(schedule.cut.block // side_by_side),
-        "int OUTPUTS": str(target.channels),
-        "long X_ROW": str(window.stride[0] * source.row_stride),
-        "long X_COLUMN": str(window.stride[1] * source.vector),
-        "long Y_ROW": str(target.row_stride),
-        "long Y_CHANNEL": str(target.channel_stride),
-        "Activation ACTIVATION": node.activation.upper(),
     }
     bias = np.zeros(target.channels * side_by_side, np.float32)
     bias[: len(node.bias)] = node.bias

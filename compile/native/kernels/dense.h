@@ -3,7 +3,8 @@
 // Two layouts share it. With pixels in the lanes an input is a vector of LANES positions and a weight comes to all lanes;
 // with channels in the lanes a weight is a vector of LANES output channels and an input comes to all lanes. Weights lie
 // [chunk][block][input][BLOCK], in the order in which they are read, and are fetched one block ahead: a network's weights
-// come from far away at every run, and for small maps they are used for few positions.
+// come from far away at every run, and for small maps they are used for few positions. What Step::CHANNELS, BLOCK and an
+// "output" count is what a weight is for: a channel, or a vector of them.
 #pragma once
 #include "tile.h"
 
@@ -81,7 +82,7 @@ template <class Step, int ROWS, int COLUMNS>
   const char* factor = place.factor + output * Step::F_CHANNEL;
 #pragma GCC unroll 16
   for (int o = 0; o < BLOCK; o++) {
-    const int valid = output + o < Step::OUTPUTS ? o : 0;  // a padded output computes the first one's start value
+    const int valid = output + o < Step::CHANNELS ? o : 0;  // a padded output computes the first one's start value
     if (first) {
       const vec start = Factors<Step>::weight(bias + (output + valid) * Factors<Step>::WEIGHT);
       begin<Step, ROWS, COLUMNS>(sum[o], start, residual + valid * Step::R_CHANNEL);
@@ -99,7 +100,7 @@ template <class Step, int ROWS, int COLUMNS>
   }
 #pragma GCC unroll 16
   for (int o = 0; o < BLOCK; o++) {
-    if (output + o >= Step::OUTPUTS) continue;
+    if (output + o >= Step::CHANNELS) continue;
     finish<Step, ROWS, COLUMNS>(sum[o], y + o * Step::Y_CHANNEL, factor + o * Step::F_CHANNEL, last);
   }
 }
@@ -126,7 +127,7 @@ struct Dense {
   // All tiles of TASK_ROWS rows.
   void run(int task) const {
     constexpr int ACROSS = (Step::COLUMNS + Step::TILE_COLUMNS - 1) / Step::TILE_COLUMNS;
-    constexpr int BLOCKS = (Step::OUTPUTS + Step::BLOCK - 1) / Step::BLOCK, LANE_OUTPUTS = Step::CHANNEL_LANES ? LANES : 1;
+    constexpr int BLOCKS = (Step::CHANNELS + Step::BLOCK - 1) / Step::BLOCK, LANE_OUTPUTS = Step::CHANNEL_LANES ? LANES : 1;
     const int begin = task * Step::TASK_ROWS;
     const int end = begin + Step::TASK_ROWS < Step::ROWS ? begin + Step::TASK_ROWS : Step::ROWS;
     const int tiles = ACROSS * ((end - begin + Step::TILE_ROWS - 1) / Step::TILE_ROWS);
