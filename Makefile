@@ -24,7 +24,7 @@ VENV ?= .venv
 ST3 = $(VENV)/bin/st3
 comma = ,
 CHECKPOINTS = $(OUT)/checkpoints
-NAMES = dense $(SPARSITIES:%=st3-unstructured-%) st3-2to4-0.5 gmp-unstructured-0.95
+NAMES = dense $(SPARSITIES:%=st3-unstructured-%) st3-2to4-0.5 gmp-unstructured-0.95 feather-unstructured-0.98
 DONE = $(NAMES:%=$(CHECKPOINTS)/%/checkpoint.json)
 TRAIN = $(ST3) train $(RECIPE) --out $(@D) --evaluation $(OUT)/evaluation --device $(DEVICE) --threads $(THREADS) --resume
 ON_GPU = $(filter cuda,$(DEVICE))
@@ -57,6 +57,9 @@ $(CHECKPOINTS)/st3-unstructured-%/checkpoint.json: | $(VENV)/ready
 
 $(CHECKPOINTS)/gmp-unstructured-%/checkpoint.json: | $(VENV)/ready
 	$(TRAIN) --method gmp --sparsity $*
+
+$(CHECKPOINTS)/feather-unstructured-%/checkpoint.json: | $(VENV)/ready
+	$(TRAIN) --method feather --sparsity $*
 
 $(CHECKPOINTS)/st3-2to4-0.5/checkpoint.json: | $(VENV)/ready
 	$(TRAIN) --method st3 --pattern 2:4
@@ -113,7 +116,7 @@ $(CPU)/%/artifacts/compiled.json: $(CPU)/%/checkpoints/complete $(COMPILER)
 
 # methods side by side, three seeds; some 40 minutes on two cores, goes on where it was stopped
 bench-methods: | $(VENV)/ready
-	$(ST3) sweep fashion-resnet8 --methods dense,st3,ste,gmp --sparsities 0.95,0.98 --seeds 0,1,2 --device $(DEVICE) \
+	$(ST3) sweep fashion-resnet8 --methods dense,st3,ste,gmp,feather --sparsities 0.95,0.98 --seeds 0,1,2 --device $(DEVICE) \
 	  --out runs/bench-methods
 
 # what a method costs beside a dense step

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
-from rich.console import Console
-from rich.status import Status
+
+from runtime.console import working
 
 if TYPE_CHECKING:
     from compile.network import Normalisation
@@ -116,64 +116,87 @@ def compile_(
     through those that use zeros. An ONNX file has opset 13 to 22, one picture tensor (B, C, H, W) of float32 in and one
     tensor out; only its batch may be dynamic.
     """
-    from compile.backend import Effort, find_backend
-    from compile.lower import (
-        DEVICES,
-        artifact_name,
-        backends_for,
-        check_batch_sizes,
-        check_device,
-        lower,
-        source_name,
-        up_to_date,
-    )
-    from compile.native.isa import isa_for
+    from compile.lower import DEVICES
 
-    if target == "cpu":
-        isa_for(isa)  # a misspelt one must not merely leave native out
-    _refuse_one_name(sources, source_name)
     dtype = dtype or DEVICES.get(target, _DTYPES)[0]
-    wanted = arch if target == "cuda" else isa
-    for name in backends or ("inductor",):
-        check_device(name, target, dtype)
-    # what is impossible is said before the first artifact takes its time
-    jobs = [(source, name) for source in sources for name in backends or backends_for(source, target, wanted)]
-    for _, name in jobs:
-        find_backend(name).architecture(wanted, target)
-        for sizes in batch_sizes:
-            check_batch_sizes(name, sizes)
     normalisation = _normalisation(mean, std)
-    console = Console(stderr=True)
-    made: list[dict[str, object]] = []
-    for source, backend in jobs:
-        folder = out / source_name(source)
-        for sizes in batch_sizes:
-            artifact = folder / artifact_name(backend, sizes, target, dtype)
-            start = time.perf_counter()
-            fresh = not force and up_to_date(source, artifact, threads, wanted, normalisation, target, dtype)
-            if not fresh:
-                what = f"compiling {source.name} with {backend}, batch {','.join(map(str, sizes))}"
-                if not (console.is_terminal or as_json):  # nothing turns in a file or a pipe
-                    console.print(what, highlight=False, markup=False, soft_wrap=True)
-                with console.status(what) as status:
-                    effort = Effort(tune, _teller(status, what))
-                    artifact = lower(
-                        source, folder, backend, sizes, threads, wanted, effort, normalisation, target, dtype
-                    )
-            seconds = time.perf_counter() - start
-            made.append(
-                {
-                    "artifact": str(artifact),
-                    "backend": backend,
-                    "batch_sizes": sizes,
-                    "fresh": fresh,
-                    "seconds": round(seconds, 3),
-                }
-            )
-            if not as_json:
-                click.echo(f"{artifact}  " + ("up to date" if fresh else f"compiled in {seconds:.1f} s"))
+    order = _Order(target, dtype, threads, arch if target == "cuda" else isa, tune, normalisation, force)
+    made = []
+    for source, backend, sizes in _jobs(sources, backends, batch_sizes, order):
+        row = _make(source, out, backend, sizes, order, as_json)
+        made.append(row)
+        if not as_json:
+            done = "up to date" if row.fresh else f"compiled in {row.seconds:.1f} s"
+            click.echo(f"{row.artifact}  {done}")
     if as_json:
         click.echo(msgspec.json.encode(made).decode())
+
+
+class _Order(msgspec.Struct, frozen=True):
+    """What all artifacts of one command have in common; ``wanted`` is the instruction set or the GPU's architecture."""
+
+    target: str
+    dtype: str
+    threads: int
+    wanted: str
+    tune: bool
+    normalisation: Normalisation | None
+    force: bool
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """One artifact, as ``--json`` prints it; ``fresh`` is one that was there already."""
+
+    artifact: str
+    backend: str
+    batch_sizes: tuple[int, ...]
+    fresh: bool
+    seconds: float
+
+
+def _jobs(
+    sources: tuple[Path, ...], backends: tuple[str, ...], batch_sizes: tuple[tuple[int, ...], ...], order: _Order
+) -> list[tuple[Path, str, tuple[int, ...]]]:
+    """Source, backend and batch sizes of each artifact.
+
+    Raises:
+        UserError: something is impossible; it is said before the first artifact takes its time.
+    """
+    from compile.backend import find_backend
+    from compile.lower import backends_for, check_batch_sizes, check_device, source_name
+    from compile.native.isa import isa_for
+
+    if order.target == "cpu":
+        isa_for(order.wanted)  # a misspelt one must not merely leave native out
+    _refuse_one_name(sources, source_name)
+    for name in backends or ("inductor",):
+        check_device(name, order.target, order.dtype)
+    found = []
+    for source in sources:
+        for name in backends or backends_for(source, order.target, order.wanted):
+            find_backend(name).architecture(order.wanted, order.target)
+            for sizes in batch_sizes:
+                check_batch_sizes(name, sizes)
+                found.append((source, name, sizes))
+    return found
+
+
+def _make(source: Path, out: Path, backend: str, sizes: tuple[int, ...], order: _Order, silent: bool) -> _Made:
+    """One artifact under ``out``, unless it is there and fits its source."""
+    from compile.backend import Effort
+    from compile.lower import artifact_name, lower, source_name, up_to_date
+
+    folder = out / source_name(source)
+    artifact = folder / artifact_name(backend, sizes, order.target, order.dtype, order.wanted)
+    common = order.normalisation, order.target, order.dtype
+    start = time.perf_counter()
+    fresh = not order.force and up_to_date(source, artifact, order.threads, order.wanted, *common)
+    if not fresh:
+        what = f"compiling {source.name} with {backend}, batch {','.join(map(str, sizes))}"
+        with working(what, silent) as tell:
+            effort = Effort(order.tune, tell)
+            artifact = lower(source, folder, backend, sizes, order.threads, order.wanted, effort, *common)
+    return _Made(str(artifact), backend, sizes, fresh, round(time.perf_counter() - start, 3))
 
 
 def _refuse_one_name(sources: tuple[Path, ...], name_of: Callable[[Path], str]) -> None:
@@ -188,11 +211,6 @@ def _refuse_one_name(sources: tuple[Path, ...], name_of: Callable[[Path], str]) 
                 f"{other} and {source} are both called {name_of(source)}, and their artifacts would be too; "
                 f"compile them with an --out each"
             )
-
-
-def _teller(status: Status, what: str) -> Callable[[str], None]:
-    """Shows what a backend is doing behind what is being compiled."""
-    return lambda text: status.update(f"{what}: {text}")
 
 
 def _normalisation(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Normalisation | None:

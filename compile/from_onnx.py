@@ -1,7 +1,8 @@
-"""Reads an ONNX model into the compiler's own graph."""
+"""Reads an ONNX model into the compiler's own graph, by way of torch's operators."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,22 +10,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, numpy_helper
+from torch import fx
 
+from compile.aten.readers import READERS as TORCH_READERS
+from compile.from_torch import read_nodes
 from compile.graph import Graph
 from compile.onnx_file import OnnxFile
-from compile.onnx_ops import channels, functions, normalisations, shapes, windows
+from compile.onnx_ops import attention, functions, linear, moves, normalisations, resizing, shapes, windows
 from compile.onnx_ops.normalisations import Normalisation, find_normalisation, read_normalisation
-from compile.onnx_ops.state import Import, Reader, View, evaluate, refusal, whole
+from compile.onnx_ops.state import Reader, Translation, evaluate, refusal
 from compile.passes.fold_affine import fold_affine
 from runtime.errors import UserError
 
 READERS: dict[str, Reader] = {
     **windows.READERS,
-    **channels.READERS,
+    **linear.READERS,
     **normalisations.READERS,
     **functions.READERS,
     **shapes.READERS,
+    **moves.READERS,
+    **resizing.READERS,
+    **attention.READERS,
 }
+_TARGETS = {**TORCH_READERS, **windows.TARGETS, **resizing.TARGETS}
+
+_ODD = (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError, AssertionError, MemoryError)
+"""What Python, NumPy and torch raise at numbers that no exporter writes, such as a damaged file may hold."""
 
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinear", "Integer")
 
@@ -42,33 +53,55 @@ def read_graph(file: OnnxFile, batch_size: int) -> Graph:
     found = {node.output[0]: find_normalisation(node, made, constants, file.opset) for node in nodes}
     patterns = {output: pattern for output, pattern in found.items() if pattern is not None}
     live, users = _live(nodes, patterns, file.output_names)
-    state = Import(file.opset, batch_size, file.batch, users)
+    state = Translation(file.opset, users)
     state.constants = constants
-    state.shapes[file.input_name] = file.shape
-    state.values[file.input_name] = View(file.input_name, whole(file.shape))
+    shape = (file.batch or batch_size, *file.shape)
+    state.input(file.input_name, shape)
     for node in live:
-        if node.output[0] in patterns:
-            read_normalisation(state, node, patterns[node.output[0]])
+        _translate(state, node, patterns.get(node.output[0]))
+    state.graph.output(tuple(_result(state, file, name) for name in file.output_names))
+    try:
+        graph = read_nodes(state.graph.nodes, state.weights, shape, file.output_names, _TARGETS)
+    except UserError as error:
+        raise UserError(_in_words_of_onnx(str(error), state.origins)) from error
+    except _ODD as error:
+        raise UserError(f"{file.path} has nodes whose shapes do not fit each other: {_first_line(error)}") from error
+    return fold_affine(graph)
+
+
+def _translate(state: Translation, node: NodeProto, pattern: Normalisation | None) -> None:
+    """Read a node, which may be the end of a pattern of several."""
+    state.reading = node
+    try:
+        if pattern is not None:
+            read_normalisation(state, node, pattern)
         else:
             _read(state, node)
-    results = [_result(state, file, name) for name in file.output_names]
-    return fold_affine(Graph(file.input_name, results[0], tuple(state.nodes), state.shapes, tuple(results[1:])))
+    except _ODD as error:
+        what = f"has inputs or attributes that it cannot have: {_first_line(error)}; export the network again"
+        raise refusal(node, what) from error
 
 
-def _result(state: Import, file: OnnxFile, name: str) -> str:
-    """The value that an output is."""
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _result(state: Translation, file: OnnxFile, name: str) -> fx.Node:
     if name in state.constants:
         raise UserError(f"{file.path} returns {name!r}, which is constant; cut it off (onnx.utils.extract_model)")
-    view = state.view(name)
-    if not state.in_order(view):
-        raise UserError(
-            f"{file.path}: the answer {name!r} is a map whose axes were moved; st3 returns maps with the "
-            f"channels first: leave the last Transpose out (onnx.utils.extract_model)"
-        )
-    return view.value
+    return state.value(name)
 
 
-def _read(state: Import, node: NodeProto) -> None:
+def _in_words_of_onnx(message: str, origins: dict[str, str]) -> str:
+    """A refusal of torch's operators that names the file's nodes."""
+
+    def named(found: re.Match[str]) -> str:
+        return origins.get(found[1], found[0])
+
+    return re.sub(r"node '(\w+)'(?: \((?:[\w.]+|<function [^>]*>)\))?", named, message)
+
+
+def _read(state: Translation, node: NodeProto) -> None:
     if node.input and all(name in state.constants for name in node.input if name):
         state.constants.update(evaluate(node, state.constants, state.opset))
         return
@@ -78,12 +111,6 @@ def _read(state: Import, node: NodeProto) -> None:
         return
     if node.op_type.startswith(_QUANTISED) or node.op_type.endswith(_QUANTISED):
         raise refusal(node, "belongs to a quantised (int8) network; st3 compiles float32: give it the network before")
-    if node.op_type in ("Softmax", "LogSoftmax"):
-        raise refusal(
-            node,
-            f"is not in the native backend. At the end of a classifier leave it out, `st3 run` does it: "
-            f"onnx.utils.extract_model(MODEL, NEW, [INPUT], [{node.input[0]!r}])",
-        )
     name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     hint = "; give the file as it was before ONNX Runtime optimised it" if node.domain == "com.microsoft" else ""
     raise UserError(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from compile.aten.constants import constant
 from compile.aten.readers import READERS
-from compile.aten.state import Import, in_order
+from compile.aten.state import Import, Reader
 from compile.capture import Captured
 from compile.graph import Graph
+from compile.passes.fold_batchnorm import tensor_of
 from runtime.errors import UserError
 
 
@@ -19,26 +22,52 @@ def read_graph(captured: Captured) -> Graph:
     Raises:
         UserError: an operator is not known; the message names the node, the operator and the known ones.
     """
-    state = Import(captured.module, captured.input_shape[0])
-    last_use = {source: node for node in captured.module.graph.nodes for source in node.all_input_nodes}
+    nodes = captured.module.graph.nodes
+    held = {node: tensor_of(captured.module, node) for node in nodes if node.op == "get_attr"}
+    weights = {node: value for node, value in held.items() if value is not None}
+    return read_nodes(nodes, weights, captured.input_shape, captured.outputs, READERS)
+
+
+def read_nodes(
+    nodes: Iterable[fx.Node],
+    weights: dict[fx.Node, Tensor],
+    input_shape: tuple[int, int, int, int],
+    outputs: tuple[str, ...],
+    readers: Mapping[object, Reader],
+) -> Graph:
+    """Import torch nodes in their order.
+
+    Args:
+        nodes: the whole graph; each has its result, or one like it, in ``meta["val"]``.
+        weights: what the nodes ``get_attr`` are.
+        input_shape: ``(B, C, H, W)``.
+        outputs: names of the results.
+        readers: what reads a node, by its target.
+
+    Raises:
+        UserError: as ``read_graph``.
+    """
+    state = Import(weights, input_shape[0])
+    ordered = list(nodes)
+    last_use = {source: node for node in ordered for source in node.all_input_nodes}
     given, results = "", list[str]()
-    for node in captured.module.graph.nodes:
+    for node in ordered:
         if node.op == "placeholder":
             given = node.name
-            state.input(node, captured.input_shape[1:])
+            state.input(node, input_shape[1:])
         elif node.op in ("get_attr", "call_function") and (node.users or _in_place(node)):
             if not constant(state, node):
-                _read_call(state, node)
+                _read_call(state, node, readers)
             _forget(state, node, last_use)
         elif node.op == "output":
-            for name, result in zip(captured.outputs, node.args[0], strict=True):
-                view = state.view(result)
-                if not in_order(view.dims) or view.dims[0] != (0,):
-                    raise UserError(
-                        f"the network's result {name!r} is a permuted map; the native backend has (C, H, W)"
-                    )
-                results.append(view.name)
+            results.extend(state.answer(result, name) for name, result in zip(outputs, _results(node), strict=True))
     return Graph(given, results[0], tuple(state.nodes), state.shapes, tuple(results[1:]))
+
+
+def _results(output: fx.Node) -> tuple[object, ...]:
+    (results,) = output.args
+    assert isinstance(results, (tuple, list))
+    return tuple(results)
 
 
 def _forget(state: Import, node: fx.Node, last_use: dict[fx.Node, fx.Node]) -> None:
@@ -48,18 +77,19 @@ def _forget(state: Import, node: fx.Node, last_use: dict[fx.Node, fx.Node]) -> N
             state.elements.pop(source, None)
             state.scores.pop(source, None)
             state.several.pop(source, None)
+            state.lengths.pop(source, None)
 
 
-def _read_call(state: Import, node: fx.Node) -> None:
-    if node.target not in READERS:
-        names = {str(target) for target in READERS if isinstance(target, torch._ops.OpOverload)}
+def _read_call(state: Import, node: fx.Node, readers: Mapping[object, Reader]) -> None:
+    if node.target not in readers:
+        names = {str(target) for target in readers if isinstance(target, torch._ops.OpOverload)}
         known = ", ".join(sorted({name.removeprefix("aten.").split(".")[0] for name in names}))
         raise UserError(
             f"node {node.name!r} uses the operator {node.target}, which the native backend does not have "
             f"(it has {known}); use the onnxruntime or inductor backend for this network"
         )
     state.reading = node
-    READERS[node.target](state, node)
+    readers[node.target](state, node)
     state.reading = None
     if _in_place(node):
         assert isinstance(node.args[0], fx.Node)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from compile.capture import Captured
 from compile.graph import Conv, Graph
 from compile.passes.fold_batchnorm import tensor_of
+from st3.layers import layer_name
 
 _OPS = {
     torch.ops.aten.conv2d.default: "conv2d",
@@ -47,7 +48,7 @@ def read_layers(captured: Captured) -> tuple[Layer, ...]:
         positions = results // (len(weight) * captured.input_shape[0])
         layers.append(
             Layer(
-                name=str(node.args[1].target).rpartition(".")[0],
+                name=layer_name(str(node.args[1].target)),
                 op=_OPS[node.target],
                 weight=weight,
                 macs_dense=weight.size * positions,

@@ -79,7 +79,7 @@ def lower(
     largest = batch_sizes[-1]
     target = Target(device, backend.architecture(isa, device), dtype, largest, threads, batch_sizes)
     network, origin = open_network(source, largest, normalisation)
-    final = out / artifact_name(backend_name, batch_sizes, device, dtype)
+    final = out / artifact_name(backend_name, batch_sizes, device, dtype, isa)
     part = out / f".{final.name}.part-{os.getpid()}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -101,9 +101,18 @@ def source_name(source: Path) -> str:
     return source.stem if is_onnx(source) else source.resolve().name
 
 
-def artifact_name(backend_name: str, batch_sizes: tuple[int, ...], device: str = "cpu", dtype: str = "float32") -> str:
-    """``native-b1``; of several batch sizes in one ``native-b1-16``; of a GPU's ``inductor-cuda-float16-b32``."""
-    where = "" if device == "cpu" else f"-{device}-{dtype}"
+def artifact_name(
+    backend_name: str, batch_sizes: tuple[int, ...], device: str = "cpu", dtype: str = "float32", isa: str = "native"
+) -> str:
+    """``native-b1``; of several batch sizes in one ``native-b1-16``; of a GPU's ``inductor-cuda-float16-b32``.
+
+    For another instruction set than this machine's widest ``native-avx2-b1``, so that both can lie side by side.
+    """
+    if device == "cpu":
+        architecture = find_backend(backend_name).architecture
+        where = "" if architecture(isa) == architecture("native") else f"-{architecture(isa)}"
+    else:
+        where = f"-{device}-{dtype}"
     return f"{backend_name}{where}-b{'-'.join(map(str, batch_sizes))}"
 
 

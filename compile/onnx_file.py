@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, inliner
 from runtime.data import sha256_of
 from runtime.errors import UserError
 
-OPSETS = (13, 22)
+OPSETS = (13, 23)
 _AGAIN = "export the network again"
 
 

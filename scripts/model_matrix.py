@@ -2,11 +2,13 @@
 
     python scripts/model_matrix.py                          the whole table, as Markdown
     python scripts/model_matrix.py --only "ViT,ShuffleNet V2" --backend native
+    python scripts/model_matrix.py --backend onnx           the native backend from ONNX files (or onnx-old)
 
 Each network has random weights, pruned by magnitude (Erdos-Renyi-Kernel), and batch normalisations with the statistics
 of noise. It goes the way of every checkpoint: written, exported, compiled, loaded; the artifact replays its golden
 inputs, which torch answered before anything was folded. The figure is the largest difference relative to the largest
-output; what does not compile is listed with the compiler's own reason.
+output; what does not compile is listed with the compiler's own reason. The columns `onnx` and `onnx-old` are native
+code from the ONNX file that torch's new or old exporter writes, against ONNX Runtime on that file.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +42,9 @@ from train.untrained_facts import untrained_info
 SPARSITY = 0.9
 CLASSES = 10
 BACKENDS = ("native", "onnxruntime")
+EXPORTERS = {"onnx": True, "onnx-old": False}
+"""Columns of ONNX files, and whether torch's new exporter writes them (opset 18) or the old one (17)."""
+COLUMNS = (*BACKENDS, *EXPORTERS)
 TOLERANCE = 1e-4
 
 
@@ -70,14 +76,14 @@ MEMBERS = (
     Member("SqueezeNet", "squeezenet1_1", 64),
     Member("Swin", "swin_t", 64),
     Member("Swin V2", "swin_v2_t", 64),
-    Member("VGG", "vgg11", 64),
+    Member("VGG", "vgg11", 224),
     Member("ViT", "vit_b_32", 224),
     Member("Wide ResNet", "wide_resnet50_2", 64),
 )
 
 
 class Row(NamedTuple):
-    """``error`` is relative to the largest output; ``None`` where ``reason`` says why there is none."""
+    """``backend`` is a column; ``error`` is relative to the largest output, ``None`` where ``reason`` says why."""
 
     family: str
     network: str
@@ -117,12 +123,38 @@ def write_network(folder: Path, member: Member) -> Path:
     return st3.write_checkpoint(folder / member.network, model, info, patterns).folder
 
 
-def compiled(checkpoint: Path, member: Member, backend: str) -> Row:
-    """Compile for a backend, load, and compare with torch."""
+def write_onnx(folder: Path, member: Member, column: str) -> Path:
+    """The file that a user would export, for any batch.
+
+    Raises:
+        UserError: torch's exporter does not take the network.
+    """
+    path, dynamo = folder / f"{member.network}.onnx", EXPORTERS[column]
+    options: dict[str, object] = {"dynamo": dynamo, "opset_version": 18 if dynamo else 17}
+    if dynamo:
+        options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
+    else:
+        options |= {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
+    pictures = torch.zeros(2, 3, member.side, member.side)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters' own internals
+        try:
+            torch.onnx.export(sparse_network(member)[0], (pictures,), path, verbose=False, **options)
+        except Exception as error:  # the exporters raise many types
+            raise UserError(f"torch does not export it: {str(error).strip().splitlines()[0]}") from error
+    return path
+
+
+def compiled(folder: Path, member: Member, column: str) -> Row:
+    """Compile for a column's backend, load, and compare with torch, or with ONNX Runtime on the file."""
     began = time.perf_counter()
     error, reason = None, ""
     try:
-        artifact = lower(checkpoint, checkpoint.parent / "artifacts", backend, (1,), 1, "native", Effort(tune=False))
+        source = write_onnx(folder, member, column) if column in EXPORTERS else folder / member.network
+        if column in BACKENDS and not source.exists():
+            write_network(folder, member)
+        backend = "native" if column in EXPORTERS else column
+        artifact = lower(source, folder / "artifacts", backend, (1,), 1, "native", Effort(tune=False))
         engine = load(artifact)
         try:
             error = replay(engine).error
@@ -132,12 +164,12 @@ def compiled(checkpoint: Path, member: Member, backend: str) -> Row:
     except UserError as refusal:
         reason = str(refusal)
     seconds = time.perf_counter() - began
-    return Row(member.family, member.network, member.side, backend, error, reason, round(seconds, 1))
+    return Row(member.family, member.network, member.side, column, error, reason, round(seconds, 1))
 
 
 def markdown(rows: list[Row]) -> str:
-    """One line per family, one column per backend."""
-    backends = [name for name in BACKENDS if any(row.backend == name for row in rows)]
+    """One line per family, a column for each that was run."""
+    backends = [name for name in COLUMNS if any(row.backend == name for row in rows)]
     lines = [
         f"| family | network | picture | {' | '.join(backends)} |",
         f"|---|---|---|{'---|' * len(backends)}",
@@ -165,7 +197,9 @@ def main() -> None:
     """Print the table; the rows as JSON lines too, where asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="families, with commas between")
-    parser.add_argument("--backend", action="append", choices=BACKENDS, help="repeat for several; default: both")
+    parser.add_argument(
+        "--backend", action="append", choices=COLUMNS, help="repeat for several; default: the two backends"
+    )
     parser.add_argument("--quick", action="store_true", help="let g++ optimise less: the numbers count, not the speed")
     parser.add_argument("--out", type=Path, help="append one JSON line per network and backend; go on where it ends")
     given = parser.parse_args()
@@ -181,9 +215,8 @@ def main() -> None:
         if member.family not in wanted or not todo:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            checkpoint = write_network(Path(folder), member)
-            for backend in todo:
-                rows.append(compiled(checkpoint, member, backend))
+            for column in todo:
+                rows.append(compiled(Path(folder), member, column))
                 sys.stderr.write(f"{rows[-1]}\n")
                 if given.out is not None:
                     with given.out.open("a", encoding="utf-8") as stream:

@@ -10,6 +10,7 @@ A checkpoint is a folder::
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from runtime import files, strict_json
 from runtime.data import Preprocessing, sha256_of
 from runtime.errors import UserError
 from st3.graph import export_graph, load_graph, save_graph
-from st3.layers import kind, prunable_layers
+from st3.layers import kind, prunable_layers, weight_name
 from st3.parametrization import parametrized
 from st3.plan import SparsityPlan
+from st3.reach import Beyond, beyond_reach
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 INFO_FILE = "checkpoint.json"
 WEIGHT_FILE = "weights.safetensors"
 GRAPH_FILE = "graph.pt2"
@@ -52,14 +54,16 @@ class LayerInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CheckpointInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``checkpoint.json``. Sparsities are fractions of zeros among the prunable weights, accuracy is top-1 in [0, 1].
 
-    ``write_checkpoint`` fills in ``sparsity``, ``layers`` and ``files``; ``loss`` is the mean over the evaluation set.
+    ``write_checkpoint`` fills in ``sparsity``, ``layers``, ``beyond`` and ``files``; ``loss`` is the mean over the
+    evaluation set.
     ``recipe_digest`` changes with every value of the recipe; ``changes`` are its values that options replaced.
     ``epochs`` and ``steps`` are without fine-tuning. ``precision`` is that of the training's forward and backward pass,
     ``execution`` how its steps were run (``eager``, ``compiled``, ``graph``, joined by ``+``), ``world_size`` on how
     many processes. ``teacher`` and ``start`` are digests of the weights that taught it and that it began with.
     ``selected_step`` is the step whose weights ``held_out`` training pictures chose; ``None`` for the last one's.
     ``model`` and ``model_arguments`` name the network where it is not the recipe's own (``train.network.Reference``).
-    Schema 1 had none of ``precision`` to ``selected_step``, schema 2 no ``model``.
+    ``beyond`` are the parameters that are no prunable layer's, which no sparsity counts.
+    Schema 1 had none of ``precision`` to ``selected_step``, schema 2 no ``model``, schema 3 no ``beyond``.
     """
 
     recipe: str
@@ -96,7 +100,13 @@ class CheckpointInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     selected_step: int | None = None
     model: str = ""
     model_arguments: dict[str, int | float | bool | str] = {}
+    beyond: tuple[Beyond, ...] = ()
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def prunable(self) -> int:
+        """Number of prunable weights, dense layers' too."""
+        return sum(math.prod(layer.shape) for layer in self.layers)
 
 
 def stepless_info(plan: SparsityPlan, pattern: str, **facts: Any) -> CheckpointInfo:
@@ -158,7 +168,7 @@ def write_checkpoint(
     Args:
         folder: where to.
         model: baked: its prunable layers are plain ones.
-        info: everything but sparsity, layers and files, which are taken from the model.
+        info: everything but what ``write_checkpoint`` takes from the model.
         patterns: ``Pruner.patterns``.
         log: a log file to be copied into the checkpoint.
 
@@ -184,11 +194,11 @@ def write_checkpoint(
         if log is not None:
             shutil.copyfile(log, part / LOG_FILE)
         layers = _describe_layers(model, patterns)
-        total = sum(torch.Size(layer.shape).numel() for layer in layers)
+        listed = msgspec.structs.replace(info, layers=layers)
         complete = msgspec.structs.replace(
-            info,
-            sparsity=1 - sum(layer.nonzeros for layer in layers) / max(1, total),
-            layers=layers,
+            listed,
+            sparsity=1 - sum(layer.nonzeros for layer in layers) / max(1, listed.prunable),
+            beyond=beyond_reach(model),
             files={path.name: sha256_of(path) for path in sorted(part.iterdir())},
         )
         (part / INFO_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(complete)) + b"\n")
@@ -273,7 +283,7 @@ def _describe_layers(model: nn.Module, patterns: dict[str, tuple[str, str]]) -> 
         LayerInfo(
             name=name,
             kind=kind(layer),
-            weight_name=f"{name}.weight",
+            weight_name=weight_name(name, layer),
             shape=tuple(layer.weight.shape),
             nonzeros=int(torch.count_nonzero(layer.weight)),
             pattern=patterns[name][0],

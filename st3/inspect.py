@@ -10,6 +10,7 @@ import msgspec
 
 from runtime.data import sha256_of
 from st3.checkpoint import INFO_FILE, load_checkpoint
+from st3.reach import told
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,7 +21,7 @@ def describe(folder: Path) -> dict[str, Any]:
     info = load_checkpoint(folder).info
     totals = {
         "digest": sha256_of(folder / INFO_FILE),
-        "prunable_weights": sum(math.prod(layer.shape) for layer in info.layers),
+        "prunable_weights": info.prunable,
         "nonzeros": sum(layer.nonzeros for layer in info.layers),
     }
     return {"kind": "checkpoint", **totals, **msgspec.to_builtins(info)}
@@ -31,15 +32,17 @@ def render(folder: Path) -> list[str | Table]:
     from rich.table import Table
 
     info = load_checkpoint(folder).info
-    weights = sum(math.prod(layer.shape) for layer in info.layers)
     nonzeros = sum(layer.nonzeros for layer in info.layers)
     lines: list[str | Table] = [
         f"checkpoint {folder.resolve().name}: {info.recipe}, {info.method}, {info.pattern}, seed {info.seed}",
         f"top-1 {info.accuracy:.4f} on {info.evaluation}, loss {info.loss:.4f}",
-        f"sparsity {info.sparsity:.4f} (target {info.target_sparsity:g}): {nonzeros:,} of {weights:,} weights non-zero",
+        f"sparsity {info.sparsity:.4f} (target {info.target_sparsity:g}): {nonzeros:,} of {info.prunable:,} weights "
+        f"non-zero",
         f"{info.epochs:g} epochs, {info.steps:,} steps of {info.batch_size} pictures on {info.device} "
         f"in {info.train_seconds:.1f} s, commit {info.commit[:12]}",
     ]
+    if info.beyond:
+        lines.append(told(info.prunable, info.beyond))
     table = Table("layer", "kind", "weight", "pattern", "non-zero", "density", "why dense", box=None)
     for layer in info.layers:
         table.add_row(

@@ -17,7 +17,7 @@ from st3.patterns import Pattern
 
 @final
 class SparseWeight(nn.Module):
-    """Sits on a layer's ``weight``; its state is in buffers, so ``state_dict`` holds all that training needs.
+    """Sits on a layer's weight; its state is in buffers, so ``state_dict`` holds all that training needs.
 
     Attributes:
         pattern: what the layer takes.
@@ -57,7 +57,7 @@ Effective: TypeAlias = Callable[[Tensor, SparseWeight], Tensor]
 
 def parametrized(layer: Prunable) -> bool:
     """Whether the layer's weight has a parametrization, ours or another."""
-    return parametrize.is_parametrized(layer, "weight")
+    return parametrize.is_parametrized(layer.module, layer.leaf)
 
 
 def put(layer: Prunable, effective: Effective, pattern: Pattern, state: Mapping[str, Tensor]) -> SparseWeight:
@@ -76,15 +76,16 @@ def put(layer: Prunable, effective: Effective, pattern: Pattern, state: Mapping[
         raise UserError("a method is already attached to this model; bake it first, or build the model anew")
     module = SparseWeight(layer.weight, effective, pattern, state)
     # unsafe: skips a trial run that only compares shapes, which a pruned weight keeps by construction
-    parametrize.register_parametrization(layer, "weight", module, unsafe=True)
+    parametrize.register_parametrization(layer.module, layer.leaf, module, unsafe=True)
     return module
 
 
 def latent(layer: Prunable) -> nn.Parameter:
     """The weight that the optimiser trains."""
-    return layer.get_parameter("parametrizations.weight.original")
+    owner = f"parametrizations.{layer.leaf}.original" if parametrized(layer) else layer.leaf
+    return layer.module.get_parameter(owner)
 
 
 def remove(layer: Prunable) -> None:
     """Overwrite the latent weight by the effective one, in the same Parameter, and remove the parametrization."""
-    parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    parametrize.remove_parametrizations(layer.module, layer.leaf, leave_parametrized=True)

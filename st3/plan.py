@@ -16,7 +16,8 @@ class SparsityPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         sparsity: fraction of zeros at the end, in [0, 1). An N:M pattern fixes it (2:4 is 0.5), so it may be left out.
         pattern: ``unstructured``; ``N:M``: at most N non-zeros in M consecutive input channels; ``1xN``: blocks of N
-            consecutive output channels that share a tap; ``channel``: whole output channels.
+            consecutive output channels that share a tap; ``channel``: whole output channels, of an attention's packed
+            projection (``in_proj``) each channel of the queries, the keys and the values for itself.
         scope: how the zeros are shared out among the layers. ``global``: one threshold over all prunable weights;
             ``uniform``: each layer alike; ``erk``: Erdos-Renyi-Kernel; or a dictionary from layer name or shell
             wildcard to sparsity, whose first fitting entry counts, while layers that it does not name get ``sparsity``.

@@ -70,11 +70,8 @@ class Pruner:
             reason = "the method is dense" if effective is None else self._reason(name, layer, plan.groups)
             self.patterns[name] = (DENSE if reason else plan.pattern, reason)
         active = {name: layer for name, layer in self._layers.items() if not self.patterns[name][1]}
-        states = (
-            state(plan, {name: layer.get_parameter("weight") for name, layer in active.items()})
-            if state and active
-            else {}
-        )
+        weights = {name: parametrization.latent(layer) for name, layer in active.items()}
+        states = state(plan, weights) if state and active else {}
         self._masks: dict[str, Tensor] = {}
         self._sites: list[Site] = []
         self._policy: Policy | None = None
@@ -155,7 +152,7 @@ class Pruner:
     def bake(self) -> None:
         """Overwrite every latent weight by its effective weight and remove the parametrizations.
 
-        The model computes the same bits as before, and its layers are plain ``nn.Conv2d`` and ``nn.Linear`` again.
+        The model computes the same bits as before, and its modules are plain ones of ``torch.nn`` again.
         Called again, it takes the frozen mask from the weights as they are now: do so after loading the state of a
         model that was baked and is being fine-tuned.
         """

@@ -65,7 +65,8 @@ def attach(model: nn.Module, plan: SparsityPlan, method: str = "st3") -> Pruner:
     The optimiser may be made before or after: the model keeps its Parameter objects.
 
     Args:
-        model: any module; every ``nn.Conv2d`` and ``nn.Linear`` in it takes part unless the plan exempts it.
+        model: any module; every ``nn.Conv2d``, ``nn.Linear`` and projection of ``nn.MultiheadAttention`` in it takes
+            part unless the plan exempts it.
         plan: sparsity, pattern, scope and schedule.
         method: one of ``method_names()``.
 

@@ -1,22 +1,25 @@
-"""Builds small ONNX files, and compares what the compiler reads in them with ONNX Runtime."""
+"""Builds small ONNX files, exports modules, and compares what the compiler reads in them with ONNX Runtime."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from graph_interpreter import run_graph
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import nn
 
 from compile.from_onnx import read_graph
 from compile.graph import Graph
 from compile.onnx_file import read_onnx
 
-OPSETS = (13, 17, 18, 20, 22)
+OPSETS = (13, 17, 18, 20, 23)
 
 
 class Builder:
@@ -67,7 +70,7 @@ class Builder:
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
             [numpy_helper.from_array(value, name) for name, value in self.weights.items()],
         )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
 
 
 def agree(model: ModelProto, path: Path, batch_size: int = 2, seed: int = 0) -> Graph:
@@ -85,6 +88,20 @@ def agree(model: ModelProto, path: Path, batch_size: int = 2, seed: int = 0) -> 
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=2e-5 * max(1.0, float(np.abs(expected).max())))
     return graph
+
+
+def export(
+    module: nn.Module, shape: Sequence[int], path: Path, opset: int, dynamo: bool, batch_size: int | None = None
+) -> None:
+    """Write a module with one of torch's exporters; ``batch_size`` fixes the batch, which is dynamic otherwise."""
+    options: dict[str, object] = {"dynamo": dynamo, "opset_version": opset}
+    if batch_size is None and dynamo:
+        options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
+    elif batch_size is None:
+        options |= {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters' own internals
+        torch.onnx.export(module.eval(), (torch.randn(batch_size or 2, *shape),), path, verbose=False, **options)
 
 
 def activation(build: Builder, kind: str, x: str) -> str:

@@ -27,6 +27,7 @@ from runtime.artifact import (
 )
 from runtime.data import Preprocessing
 from runtime.engine import Engine, load
+from st3.layers import prunable_layers
 from st3.outputs import name_outputs
 from train.models.resnet_cifar import resnet_cifar
 
@@ -44,11 +45,12 @@ def prune_randomly(module: nn.Module, density: float, seed: int = 0, block: int 
     """Zero weights at random, ``block`` output channels together; give batch normalisations statistics that matter."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
+        layers = prunable_layers(module).values()
         for child in module.modules():
-            if isinstance(child, (nn.Conv2d, nn.Linear)):
-                outputs, *tap = child.weight.shape
+            for weight in (layer.weight for layer in layers if layer.module is child):
+                outputs, *tap = weight.shape
                 kept = torch.rand((-(-outputs // block), *tap), generator=generator) < density
-                child.weight.mul_(kept.repeat_interleave(block, 0)[:outputs])
+                weight.mul_(kept.repeat_interleave(block, 0)[:outputs])
             if isinstance(child, nn.BatchNorm2d):
                 for tensor, low, high in (
                     (child.running_mean, -0.2, 0.2),

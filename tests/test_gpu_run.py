@@ -55,7 +55,47 @@ def test_training_is_rehearsed_and_goes_on(tmp_path: Path) -> None:
         done = run("--dry-run", "--only", "speed,methods", tmp_path / "out")
         assert done.returncode == 0, done.stderr
     speed = [json.loads(line) for line in (tmp_path / "out/speed.jsonl").read_text().splitlines()]
-    assert [row["method"] for row in speed] == ["dense", "dense again", "st3", "gmp"] * 2
+    assert [row["method"] for row in speed] == ["dense", "dense again", "st3", "gmp"]  # nor measures it
     rows = [json.loads(line) for line in (tmp_path / "out/sweep.jsonl").read_text().splitlines()]
     assert [row["method"] for row in rows] == ["dense", "st3"]  # the second call trains nothing again
     assert "| st3 | unstructured | 0.9 |" in done.stdout
+
+
+def stand_in(tmp_path: Path, body: str) -> Path:
+    """A python3 that answers the script's own questions as the real one does, and runs ``body`` for each part."""
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/bash\nif [ "$1" = - ]; then exit 0; fi\n{body}\n')
+    python.chmod(0o755)
+    return python
+
+
+def test_a_part_that_fails_is_named_at_the_end_and_done_again_alone(tmp_path: Path) -> None:
+    python = stand_in(tmp_path, f'echo "$2" >>{tmp_path}/calls; [[ $1$2 != *speed ]] || [ -e {tmp_path}/repaired ]')
+    arguments = "--dry-run", "--only", "layers,speed,network", tmp_path / "out"
+    done = run(*arguments, python=str(python))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: speed failed with exit code 1; the same command goes on with it"
+    assert (tmp_path / "calls").read_text().split() == ["--network", "train.speed", "resnet18:1"]
+    (tmp_path / "repaired").touch()
+    again = run(*arguments, python=str(python))
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "calls").read_text().split()[3:] == ["train.speed"]
+    assert "-- done before: cpu layers" in again.stdout
+
+
+def test_a_part_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    python = stand_in(tmp_path, "[[ $1 != *layers* ]] || sleep 60")
+    done = run("--dry-run", "--only", "layers,network", tmp_path / "out", python=str(python), LIMIT="1")
+    assert done.returncode == 1
+    assert "error: layers was stopped after LIMIT=1 seconds" in done.stderr
+    assert (tmp_path / "out/done.txt").read_text().split()[1] == "network"
+
+
+def test_a_missing_package_is_one_line(tmp_path: Path) -> None:
+    bare = tmp_path / "python3"
+    bare.write_text(f'#!/bin/bash\nexec {sys.executable} -S -s "$@"\n')
+    bare.chmod(0o755)
+    done = run("--dry-run", "--only", "tests", tmp_path / "out", python=str(bare))
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: python3 lacks torch torchvision")

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from st3.layers import prunable_layers
+from st3.layers import PROJECTIONS, prunable_layers
 
 
 @final
@@ -47,4 +47,6 @@ class FrozenMasks:
     def restore(self, saved: dict[str, Tensor]) -> None:
         """Put back what ``tensors`` gave."""
         for name, kept in self._kept.items():
-            kept.copy_(saved[name])
+            # a run from before projections were layers has no mask of them: they are dense in it
+            if name in saved or self._layers[name].leaf not in PROJECTIONS:
+                kept.copy_(saved[name])

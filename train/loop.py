@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from runtime.errors import UserError
+from st3.layers import prunable_weights
+from st3.reach import beyond_reach, told
 from train.dataset import Dataset
 from train.distributed import World
 from train.evaluate import accuracy_of
@@ -20,7 +22,7 @@ from train.recipe import Recipe
 from train.seeds import generator
 from train.selection import Best, Selection
 from train.settings import Settings
-from train.state import State, StateStore
+from train.state import Saved, State, StateStore
 from train.stop import Stop, StoppedError
 from train.trainer import Execution, Trainer, part_of
 
@@ -90,25 +92,26 @@ def fit(job: Job, store: StateStore, reporter: Reporter, resume: bool, stop: Sto
         UserError: the loss exploded, a state cannot be written, or the saved one does not fit.
         StoppedError: ``stop`` was requested; the state is saved.
     """
-    return _Loop(job, store, reporter, stop or Stop()).run(resume)
+    saved = store.load(job.settings) if resume else None
+    return _Loop(job, store, reporter, stop or Stop(), saved is None or saved[1].projections).run(saved)
 
 
 @final
 class _Loop:
     """One call of ``fit``."""
 
-    def __init__(self, job: Job, store: StateStore, reporter: Reporter, stop: Stop) -> None:
+    def __init__(self, job: Job, store: StateStore, reporter: Reporter, stop: Stop, projections: bool) -> None:
         self.job, self.store, self.reporter, self.stop = job, store, reporter, stop
-        self.trainer = Trainer(job.recipe, job.settings, job.device, job.execution, job.world)
+        self.trainer = Trainer(job.recipe, job.settings, job.device, job.execution, job.world, projections)
         self.selection = Selection()
         self.training, self.held_out = split(job.dataset.size, job.settings)
         self.per_epoch = len(self.training) // job.settings.batch_size
         self.began = self.saved = time.perf_counter()
         self.reported = self.kept = 0
 
-    def run(self, resume: bool) -> Fitted:
+    def run(self, saved: tuple[Saved, State] | None) -> Fitted:
         settings = self.job.settings
-        step = self._begin(resume)
+        step = self._begin(saved)
         while step < settings.all_steps:
             for images, labels in self._rest_of_epoch(step):
                 if step == settings.steps:
@@ -123,10 +126,9 @@ class _Loop:
         self._end_phase()
         return Fitted(self.trainer, time.perf_counter() - self.began, self.selection.best)
 
-    def _begin(self, resume: bool) -> int:
-        """Restore the last saved state, or remove what another run left; the number of steps that are done."""
+    def _begin(self, saved: tuple[Saved, State] | None) -> int:
+        """Restore a saved state, or remove what another run left; the number of steps that are done."""
         job = self.job
-        saved = self.store.load(job.settings) if resume else None
         step = saved[0].step if saved else 0
         if not job.world.agree(step, job.device):
             raise UserError("the processes found different saved states; give an --out that all of them can see")
@@ -139,6 +141,7 @@ class _Loop:
             self.reporter.say(remark)
         if job.world.first:
             self.reporter.start(step)
+            self.reporter.say(told(prunable_weights(self.trainer.model), beyond_reach(self.trainer.model)))
             if self.trainer.untrained and not step:
                 names = ", ".join(self.trainer.untrained)
                 self.reporter.say(f"{names} begin at random: the first weights are for another number of classes")
@@ -194,7 +197,7 @@ class _Loop:
             return
         state = self.trainer.state()
         best = {f"best.{name}": value for name, value in self.selection.tensors().items()}
-        whole = State({**state.tensors, **best}, state.scaler, self.selection.best)
+        whole = msgspec.structs.replace(state, tensors={**state.tensors, **best}, best=self.selection.best)
         self.store.save(self.job.settings, step, self.saved - self.began, whole)
 
     def _rest_of_epoch(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:

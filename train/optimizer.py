@@ -5,22 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from st3.layers import prunable_layers
+from st3.layers import PROJECTIONS, prunable_layers
 from st3.pruner import Pruner
 from train.recipe import Recipe
 
 
-def make_optimizer(model: nn.Module, pruner: Pruner, recipe: Recipe) -> torch.optim.SGD:
+def make_optimizer(model: nn.Module, pruner: Pruner, recipe: Recipe, projections: bool = True) -> torch.optim.SGD:
     """SGD with weight decay on the (latent) weights of convolutions and linear layers, none on anything else.
 
     What a method brings of its own (learned thresholds) has a group and a weight decay of its own. On a GPU the
     update is one fused kernel, and the learning rate a tensor there, so that a captured graph can be given a new one.
+    ``projections`` is ``train.state.State.projections``.
     """
     decayed = {
         id(parameter)
         for layer in prunable_layers(model).values()
-        for name, parameter in layer.named_parameters()
-        if name in ("weight", "parametrizations.weight.original")
+        for name, parameter in layer.module.named_parameters()
+        if name in (layer.leaf, f"parametrizations.{layer.leaf}.original")
+        and (projections or layer.leaf not in PROJECTIONS)
     }
     brought = {id(parameter) for parameter in pruner.parameters()}
     parameters = [parameter for parameter in model.parameters() if id(parameter) not in brought]

@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from runtime.console import say
 from runtime.errors import UserError
 
 LINE_SECONDS = 30.0
@@ -70,7 +71,7 @@ class Reporter:
 
     def say(self, message: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        say(self._progress.console, message)
 
     def report(self, report: Report) -> None:
         """Show and log one report.

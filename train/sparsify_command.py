@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from runtime.data import EvaluationSet
+    from st3.checkpoint import CheckpointInfo
     from st3.plan import SparsityPlan
     from train.dataset import Dataset
     from train.recipe import Recipe
@@ -117,13 +118,12 @@ def _one_shot(
 ) -> None:
     from rich.console import Console
 
+    from runtime.console import say, working
+    from st3.reach import told
     from train.lock import locked
     from train.sparsify import sparsify_at_once
 
-    console = Console(stderr=True)
-    with locked(out), console.status("opening") as status:
-        # nothing turns in a file or a pipe: there each thing that is done is a line
-        tell = status.update if console.is_terminal else console.print
+    with locked(out), working("sparsifying", steps=True) as tell:
         done = sparsify_at_once(
             out, source, make, plan, dataset, evaluation, given["recalibrate"], given["seed"], where, tell
         )
@@ -131,7 +131,9 @@ def _one_shot(
     how = f"recalibrated on {done.pictures} pictures" if done.pictures else "not recalibrated"
     if evaluation is None:
         how += ", accuracy not measured: the network does not answer with classes"
-    _tell(out, done.checkpoint.info.sparsity, stages, how, given["as_json"], done.pictures)
+    info = done.checkpoint.info
+    say(Console(stderr=True), told(info.prunable, info.beyond))
+    _tell(out, info, stages, how, given["as_json"], done.pictures)
 
 
 def _tune(
@@ -145,8 +147,8 @@ def _tune(
     given: dict[str, Any],
 ) -> None:
     import msgspec
-    from rich.console import Console
 
+    from runtime.console import working
     from st3.registry import find_method
     from train.distributed import World
     from train.lock import locked
@@ -168,7 +170,7 @@ def _tune(
     )
     job, remark = make_job(source.name, recipe, given["method"], plan, options, dataset, where, World())
     with locked(out), stop_on_signals() as stop:
-        with Console(stderr=True).status("measuring the dense network"):
+        with working("measuring the dense network", silent=True):
             before = measure(make().to(where), evaluation, where)
         checkpoint = completed(out, job.settings) if given["resume"] else None
         if checkpoint is None:
@@ -181,19 +183,25 @@ def _tune(
     info = checkpoint.info
     after = Accuracy(info.accuracy, info.loss)
     how = f"{info.steps} steps in {info.train_seconds:.1f} s"
-    _tell(out, info.sparsity, {"before": before, "after": after}, how, given["as_json"])
+    _tell(out, info, {"before": before, "after": after}, how, given["as_json"])
 
 
 def _tell(
-    out: Path, sparsity: float, stages: dict[str, Accuracy], how: str, as_json: bool, pictures: int | None = None
+    out: Path, info: CheckpointInfo, stages: dict[str, Accuracy], how: str, as_json: bool, pictures: int | None = None
 ) -> None:
     import msgspec
 
     if as_json:
-        document = {"checkpoint": str(out), "sparsity": sparsity, **stages}
+        document = {
+            "checkpoint": str(out),
+            "sparsity": info.sparsity,
+            "prunable_weights": info.prunable,
+            "beyond": info.beyond,
+            **stages,
+        }
         if pictures is not None:
             document["recalibration_pictures"] = pictures
         click.echo(msgspec.json.encode(document).decode())
         return
     told = "".join(f"  top-1 {name} {stage.accuracy:.4f}" for name, stage in stages.items())
-    click.echo(f"{out}  sparsity {sparsity:.4f}{told}  {how}")
+    click.echo(f"{out}  sparsity {info.sparsity:.4f}{told}  {how}")

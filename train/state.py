@@ -35,7 +35,8 @@ _TENSORS, _JSON = "tensors.safetensors", "state.json"
 class Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``state.json``: ``step`` optimiser steps are done, in ``seconds``; ``scaler`` is the gradient scaler's state.
 
-    ``best`` says which are the best weights so far, where pictures were held out to select them by.
+    ``best`` says which are the best weights so far, where pictures were held out to select them by. ``projections`` is
+    ``State.projections``; a run from before there was such a thing does not say it, and leaves them dense to its end.
     """
 
     schema_version: int
@@ -45,14 +46,19 @@ class Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scaler: dict[str, float]
     tensors_sha256: str
     best: Best | None = None
+    projections: bool = False
 
 
 class State(msgspec.Struct, frozen=True):
-    """What a trainer needs to go on: tensors by name, the gradient scaler's numbers, the best weights so far."""
+    """What a trainer needs to go on: tensors by name, the gradient scaler's numbers, the best weights so far.
+
+    ``projections`` says whether those of ``nn.MultiheadAttention`` are pruned and decayed like other linear layers.
+    """
 
     tensors: dict[str, Tensor]
     scaler: dict[str, float]
     best: Best | None = None
+    projections: bool = True
 
 
 @final
@@ -108,7 +114,7 @@ class StateStore:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
         safetensors.torch.save_file(contiguous, part / _TENSORS)
         digest = sha256_of(part / _TENSORS)
-        saved = Saved(STATE_SCHEMA, settings, step, seconds, state.scaler, digest, state.best)
+        saved = Saved(STATE_SCHEMA, settings, step, seconds, state.scaler, digest, state.best, state.projections)
         (part / _JSON).write_bytes(msgspec.json.encode(saved))
         for path in (part / _TENSORS, part / _JSON, part):
             _flush(path)
@@ -135,7 +141,7 @@ class StateStore:
         if not intact:
             raise UserError(f"the saved state {newest} is damaged or of another version; train without --resume")
         refuse_difference(settings, saved.settings, str(self.folder))
-        return saved, State(tensors, saved.scaler, saved.best)
+        return saved, State(tensors, saved.scaler, saved.best, saved.projections)
 
     def _states(self) -> list[Path]:
         return sorted(self.folder.glob("state-*"))

@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from runtime.console import say
 from train.sweep_plan import Sweep, checkpoint_of
 from train.sweep_run import Active, Watch
 
@@ -76,11 +77,11 @@ def _lines(console: Console, sweep: Sweep) -> Watch:
         if ended == shown and now - spoken < _SECONDS_BETWEEN_LINES:
             return
         shown, spoken = ended, now
-        console.print(f"{ended} of {total} runs ended", highlight=False)
+        say(console, f"{ended} of {total} runs ended")
         for one in active:
             standing = last_report(checkpoint_of(sweep, one.run))
             state = "starting" if standing is None else _words(standing)
-            console.print(f"  {one.run.name}  {now - one.started:.0f} s  {state}", highlight=False, soft_wrap=True)
+            say(console, f"  {one.run.name}  {now - one.started:.0f} s  {state}")
 
     return watch
 

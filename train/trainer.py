@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from runtime.errors import UserError
-from st3.pruner import Pruner
+from st3.layers import PROJECTIONS, prunable_layers
+from st3.pruner import DENSE, Pruner
 from st3.registry import attach
 from train.distill import Network, load_teacher, loss_of
 from train.distributed import World
@@ -77,18 +78,28 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, settings: Settings, device: torch.device, execution: Execution, world: World
+        self,
+        recipe: Recipe,
+        settings: Settings,
+        device: torch.device,
+        execution: Execution,
+        world: World,
+        projections: bool = True,
     ) -> None:
+        """Build the network and attach the method; ``projections`` is ``State.projections``."""
         torch.manual_seed(derive(settings.seed, "weights"))
         model = recipe.model()
         self.untrained = load_start(execution.start, model) if execution.start else []
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-        self.pruner: Pruner = attach(self.model, settings.plan, settings.method)
+        left = () if projections else _projections(self.model)
+        plan = msgspec.structs.replace(settings.plan, exempt=(*settings.plan.exempt, *left))
+        self.pruner: Pruner = attach(self.model, plan, settings.method)
+        self.pruner.patterns |= dict.fromkeys(left, (DENSE, "the run began with a version that left it dense"))
         self.learning_rate = 0.0
         self._recipe, self._settings, self._device, self._layout = recipe, settings, device, layout
-        self._execution, self._world = execution, world
-        self._optimizer = make_optimizer(self.model, self.pruner, recipe)
+        self._execution, self._world, self._projections = execution, world, projections
+        self._optimizer = make_optimizer(self.model, self.pruner, recipe, projections)
         self._parameters = list(self.model.parameters())
         self._scaler = grad_scaler(settings.precision, device)
         self._teacher: Network | None = load_teacher(execution.teacher, device) if execution.teacher else None
@@ -202,7 +213,8 @@ class Trainer:
             "mask": self._masks.tensors() if self._masks is not None else {},
         }
         tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-        return State(tensors, {name: float(value) for name, value in self._scaler.state_dict().items()})
+        scaler = {name: float(value) for name, value in self._scaler.state_dict().items()}
+        return State(tensors, scaler, projections=self._projections)
 
     def restore(self, state: State, step: int) -> None:
         """Put back what ``state`` gave after ``step`` steps.
@@ -224,6 +236,10 @@ class Trainer:
         if state.scaler:
             counts = {name: int(state.scaler[name]) for name in ("_growth_tracker", "growth_interval")}
             self._scaler.load_state_dict({**state.scaler, **counts})
+
+
+def _projections(model: nn.Module) -> tuple[str, ...]:
+    return tuple(name for name, layer in prunable_layers(model).items() if layer.leaf in PROJECTIONS)
 
 
 def part_of(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -67,7 +67,8 @@ def fill_zero_weights(model: nn.Module) -> None:
 
 def is_depthwise(layer: Prunable) -> bool:
     """Whether each output channel reads one input channel."""
-    return isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.groups == layer.in_channels
+    module = layer.module
+    return isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels
 
 
 def prune(weight: Tensor, density: float) -> None:

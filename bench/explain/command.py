@@ -28,8 +28,9 @@ def explain(artifact: Path, layer: str | None, threads: int | None, measure: boo
     from bench.explain.explanation import explain_artifact
     from bench.explain.show import all_layers, one_layer
     from runtime.artifact import open_artifact
+    from runtime.console import working
 
-    with Console(stderr=True).status("measuring"):
+    with working("measuring", silent=True):
         answer = explain_artifact(open_artifact(artifact), threads, layer, measure)
     if as_json:
         click.echo(msgspec.json.encode(answer).decode())

@@ -177,6 +177,8 @@ def with_progress(plan: Plan, out: Path, resume: bool = False) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from runtime.console import say
+
     columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     # no refresh by a thread of its own: it would run on the CPUs that are being measured
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
@@ -188,7 +190,7 @@ def with_progress(plan: Plan, out: Path, resume: bool = False) -> int:
             def show() -> None:
                 done = progress.tasks[0]
                 text = f"{done.completed:.0f} of {done.total:.0f} steps: {done.description}"
-                progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+                say(progress.console, text)
 
         every_s = DRAW_S if progress.console.is_terminal else LINE_S
         return run_session(plan, out, _stepper(progress.update, show, task, every_s), resume=resume)

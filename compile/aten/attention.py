@@ -158,7 +158,10 @@ def vector_norm(state: Import, node: fx.Node) -> None:
             f"node {node.name!r} is a norm of order {order} over {dimensions}; the native backend has the length of "
             f"the vectors in the last dimension (order 2, keepdim), to divide them by it"
         )
-    state.lengths[node] = Lengths(source)
+    ids = _settled(state, source).ids
+    state.lengths[node] = Lengths(
+        ids.reshape(-1, ids.shape[-1]), torch.arange(ids[..., 0].numel()).reshape(ids[..., :1].shape)
+    )
 
 
 def at_least(state: Import, node: fx.Node, low: float | None, high: float | None) -> None:
@@ -173,17 +176,24 @@ def at_least(state: Import, node: fx.Node, low: float | None, high: float | None
 def divide_by_length(state: Import, node: fx.Node, source: object, divisor: fx.Node) -> None:
     """Vectors divided by their own lengths."""
     lengths = state.lengths[divisor]
-    if lengths.source is not source:
-        raise UserError(f"node {node.name!r} divides {source!r} by the lengths of {lengths.source.name!r}, not its own")
-    held = state.elements_of(lengths.source)
-    if held.shift is not None or held.factor != 1 or held.lines is not None:
-        state.view(lengths.source)
-        held = state.elements_of(lengths.source)
-    size = held.ids.shape
-    lines = torch.arange(math.prod(size[:-1])).reshape(*size[:-1], 1).expand(size)
+    held = _settled(state, source) if isinstance(source, fx.Node) and state.computed(source) else None
+    size = size_of(node)
+    own = held is not None and list(held.ids.shape) == size and lengths.lines.shape[-1] in (1, size[-1])
+    lines = lengths.lines.expand(size) if own else lengths.lines
+    if held is None or not own or not torch.equal(lengths.vectors[lines[..., 0]], held.ids):
+        raise UserError(f"node {node.name!r} divides {source!r} by lengths that are not its own vectors'")
     state.elements[node] = msgspec.structs.replace(
         held, lines=lines, epsilon=lengths.epsilon, memory=state.new_memory()
     )
+
+
+def _settled(state: Import, node: fx.Node) -> Elements:
+    """A torch node's elements, computed first where something was to be done with them."""
+    held = state.elements_of(node)
+    if held.shift is not None or held.factor != 1 or held.lines is not None:
+        state.view(node)
+        held = state.elements_of(node)
+    return held
 
 
 def _values(state: Import, node: fx.Node) -> Elements:

@@ -7,7 +7,6 @@ from torch import Tensor, fx
 
 from compile.aten.nodes import size_of
 from compile.aten.state import Import
-from compile.passes.fold_batchnorm import tensor_of
 from runtime.errors import UserError
 
 
@@ -17,10 +16,7 @@ def constant(state: Import, node: fx.Node) -> bool:
     Raises:
         UserError: it writes over a weight of the network's.
     """
-    if node.op == "get_attr":
-        value = tensor_of(state.module, node)
-        assert value is not None
-        state.constants[node] = value
+    if node in state.constants:
         return True
     name = str(node.target).partition(".")[2]
     shape_only = name.startswith("new_") or name.partition(".")[0].endswith("_like")

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import Tensor
 
 from compile.aten.views import Dims, View, axes, axis
 from compile.graph import Shape
@@ -54,9 +54,14 @@ class Scores(msgspec.Struct, frozen=True):
 
 
 class Lengths(msgspec.Struct, frozen=True):
-    """The lengths of a torch node's vectors, which lie in its last dimension, at least ``epsilon``."""
+    """The lengths of vectors, at least ``epsilon``.
 
-    source: fx.Node
+    ``vectors`` ``(n, D)`` are the numbers of the elements of each; ``lines`` has the shape of the lengths, which may
+    have been moved about, and says which vector's each of them is.
+    """
+
+    vectors: Tensor
+    lines: Tensor
     epsilon: float = 0.0
 
 
@@ -93,6 +98,12 @@ class Pictured(msgspec.Struct, frozen=True):
         return np.where(self.element < 0, -1, self.element // plane), np.where(
             self.element < 0, -1, self.element % plane
         )
+
+    def whole(self) -> bool:
+        """Whether the first dimension is the batch, and each picture all elements of one value in their order."""
+        if len(self.sources) != 1 or (self.axis, self.inner, len(self.element)) != (0, 1, 1):
+            return False
+        return bool(np.array_equal(self.element.reshape(-1), np.arange(self.sources[0].size)))
 
     def of_picture(self, values: Tensor) -> NDArray[np.float32] | None:
         """One picture of a tensor of the same shape; ``None`` if pictures have different numbers."""

@@ -98,8 +98,10 @@ def _move(state: Import, node: fx.Node) -> None:
             return constant.to(torch.float32) if pick == "shift" else torch.zeros_like(constant, dtype=torch.int64)
 
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), operand)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
+        # the numbers may lie in another order than the values did in torch, where a view sufficed
+        target = aten.reshape.default if node.target is aten.view.default else node.target
+        assert callable(target)
+        return target(*args, **kwargs)
 
     constants = len(sources) < len(node.all_input_nodes) and node.target not in _INDEXED
     shifted = constants or any(elements.shift is not None for elements in held)
@@ -138,12 +140,16 @@ def _shares(node: fx.Node) -> bool:
 
 
 def _of_scores(state: Import, node: fx.Node, source: fx.Node) -> None:
-    """Scores with other leading dimensions; lengths for all of a vector's elements; a copy of either."""
+    """Scores with other leading dimensions, lengths of vectors wherever they go, a copy of either."""
     size = size_of(node)
     if source in state.lengths:
-        if size != size_of(state.lengths[source].source) and size != size_of(source):
-            raise UserError(f"node {node.name!r} ({node.target}) puts the lengths of vectors in another order")
-        state.lengths[node] = state.lengths[source]
+        held = state.lengths[source]
+        args, kwargs = fx.node.map_arg(
+            (node.args, node.kwargs),
+            lambda other: held.lines if other is source else torch.zeros(()).expand(size_of(other)),
+        )
+        assert callable(node.target)
+        state.lengths[node] = msgspec.structs.replace(held, lines=node.target(*args, **kwargs))
         return
     scores = state.scores[source]
     if node.target in (aten.permute.default, aten.transpose.int) or size[-2:] != size_of(source)[-2:]:

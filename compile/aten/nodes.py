@@ -10,6 +10,7 @@ from torch import fx
 
 from compile.graph import Shape
 from runtime.errors import UserError
+from st3 import layers
 
 
 def arguments(node: fx.Node) -> list[Any]:
@@ -45,7 +46,7 @@ def map_shape(node: fx.Node) -> Shape:
 
 
 def layer_name(node: object) -> str:
-    """The qualified name of the module that owns a weight, or the first weight that it is computed from."""
+    """The name, as ``st3.layers`` has it, of the layer of a weight, or of the first weight that it is computed from."""
     while isinstance(node, fx.Node) and node.op != "get_attr" and node.all_input_nodes:
         node = node.all_input_nodes[0]
-    return str(node.target).rpartition(".")[0] if isinstance(node, fx.Node) else ""
+    return layers.layer_name(str(node.target)) if isinstance(node, fx.Node) else ""

@@ -75,13 +75,13 @@ def adaptive_pool(maximum: bool) -> Reader:
 
 
 def mean(state: Import, node: fx.Node) -> None:
-    """The mean of all pixels."""
+    """The mean of all pixels, or over dimensions of length 1, which is nothing."""
     source, dimensions, keep, _ = arguments(node)
     view = state.view(source)
     shape = state.shapes[view.name]
     gone = {int(number) % len(view.dims) for number in dimensions or range(len(view.dims))}
     averaged = axes(tuple(view.dims[number] for number in sorted(gone)))
-    if sorted(averaged) != [*axis(shape, 2), *axis(shape, 3)]:
+    if averaged and sorted(averaged) != [*axis(shape, 2), *axis(shape, 3)]:
         raise UserError(
             f"node {node.name!r} averages over dimensions {dimensions}; the native backend has the mean of all pixels, "
             f"dimensions (2, 3) of a map"

@@ -93,6 +93,7 @@ READERS: dict[object, Reader] = {
     aten.stack.default: moving(),
     aten.expand.default: moving(),
     aten.expand_as.default: moving(),
+    aten.repeat.default: moving(),
     aten.pad.default: moving(),
     aten.constant_pad_nd.default: moving(),
     aten.roll.default: moving(),

@@ -52,10 +52,9 @@ class Import:
         reading: the torch node that is being read, for messages.
     """
 
-    def __init__(self, module: fx.GraphModule, batch: int) -> None:
-        self.module = module
+    def __init__(self, weights: dict[fx.Node, Tensor], batch: int) -> None:
         self.batch = batch
-        self.constants: dict[fx.Node, Tensor] = {}
+        self.constants = dict(weights)
         self.elements: dict[fx.Node, Elements] = {}
         self.several: dict[fx.Node, list[Elements]] = {}
         self.scores: dict[fx.Node, Scores] = {}
@@ -98,6 +97,24 @@ class Import:
             raise UserError(
                 f"node {reader.name!r} ({reader.target}) needs a map (B, C, H, W), and {source!r} is one permuted or "
                 f"reshaped; the native backend does not move data between axes"
+            )
+        return view.name
+
+    def answer(self, node: object, name: str) -> str:
+        """The value that a result of the network is: its elements in their own order, whatever the shape."""
+        if isinstance(node, fx.Node) and node in self.elements and node not in self.views:
+            held = self.elements[node]
+            found = picture(held.ids, self.sources(), self.batch)
+            plain = held.shift is None and held.factor == 1 and held.lines is None
+            if found is not None and plain and found.whole():
+                return found.sources[0].name
+        if isinstance(node, fx.Node) and node in self.grouped and not self.grouped[node].swapped:
+            return self.grouped[node].value
+        view = self.view(node)
+        if not in_order(view.dims) or view.dims[0] != (0,):
+            raise UserError(
+                f"the network's result {name!r} is a permuted map; the native backend has (C, H, W): leave the last "
+                f"permutation out"
             )
         return view.name
 

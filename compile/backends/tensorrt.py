@@ -8,6 +8,7 @@ from onnx import ModelProto
 
 from compile.backend import Built, Effort
 from compile.network import Network
+from compile.passes.order_channels import order_channels
 from compile.passes.simplify import simplify
 from compile.tensorrt import choose
 from compile.tensorrt.artifact import layer_verdicts, result, write_payload, write_source
@@ -52,18 +53,20 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
         raise UserError(f"--backend tensorrt builds for --dtype float16, got {target.dtype}")
     library = choose.choose(target.architecture)
     effort.report("writing the fp16 model")
-    model = write_model(network)
+    model, ordered = write_model(network)
     deviations = rehearse(model, network)
     effort.report(f"{library.title} is building for {target.architecture}")
     built = build_plan(library, model, target.architecture)
-    verdicts = layer_verdicts(network, model, built, library)
+    verdicts = layer_verdicts(network, model, built, library, ordered)
     write_payload(folder / "payload", library, target.architecture, built.plan)
     write_source(folder / "source", model, built, verdicts)
     return result(network, verdicts, deviations, library)
 
 
-def write_model(network: Network) -> ModelProto:
+def write_model(network: Network) -> tuple[ModelProto, frozenset[str]]:
     """The fp16 model, from the compiler's graph; from torch's where the graph lacks an operator.
+
+    With it the layers that are 2:4 by another order of their channels; torch's graph keeps its order.
 
     Raises:
         UserError: neither has it, or fp16 is too small for a weight.
@@ -73,5 +76,7 @@ def write_model(network: Network) -> ModelProto:
         refuse_unknown(graph)
     except UserError:
         program = half_program(network.program(), network.input_shape)
-        return half_onnx(program, network.input_name, network.output_names)
-    return half_model(graph, network.input_shape[0], network.input_name, network.output_names)
+        return half_onnx(program, network.input_name, network.output_names), frozenset()
+    found = order_channels(graph)
+    model = half_model(found.graph, network.input_shape[0], network.input_name, network.output_names)
+    return model, found.layers

@@ -14,6 +14,8 @@ from compile.cuda.sites import Site, sites
 from compile.cuda.swap import SwappedNetwork, program_sites
 from compile.graph import Graph, refuse_others
 from compile.network import Network
+from compile.passes.order_channels import order_channels
+from compile.passes.order_hidden import order_hidden
 from compile.passes.simplify import simplify
 from runtime.errors import UserError
 
@@ -23,9 +25,11 @@ class Body(ABC):
 
     Attributes:
         any_batch: whether it can be built for any number of pictures, or only for one that is written into it.
+        ordered: layers that are 2:4 because their input channels were put in another order.
     """
 
     any_batch: bool
+    ordered: frozenset[str]
 
     @abstractmethod
     def sites(self, batch: int, dtype: str) -> dict[str, Site]:
@@ -45,8 +49,9 @@ class GraphBody(Body):
 
     any_batch = True
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, ordered: frozenset[str] = frozenset()) -> None:
         self.graph = graph
+        self.ordered = ordered
 
     def sites(self, batch: int, dtype: str) -> dict[str, Site]:
         """See ``Body.sites``."""
@@ -63,8 +68,9 @@ class ProgramBody(Body):
 
     any_batch = False
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, ordered: frozenset[str] = frozenset()) -> None:
         self.module = module
+        self.ordered = ordered
 
     def sites(self, batch: int, dtype: str) -> dict[str, Site]:
         """See ``Body.sites``; the batch is the program's."""
@@ -76,8 +82,12 @@ class ProgramBody(Body):
         return SwappedNetwork(self.module, layers, dtype, output_shapes).eval()
 
 
-def open_body(network: Network) -> Body:
+def open_body(network: Network, dtype: str) -> Body:
     """The network's graph, or its program.
+
+    Args:
+        network: the network.
+        dtype: what it will compute in: where sparse tensor cores have that, channels are ordered for them.
 
     Raises:
         UserError: the graph lacks an operator and there is no program (the network came as an ONNX file).
@@ -90,5 +100,9 @@ def open_body(network: Network) -> Body:
             program = network.program()
         except UserError:
             raise refusal from None
-        return ProgramBody(program.module(check_guards=False))
-    return GraphBody(graph)
+        module = program.module(check_guards=False)
+        return ProgramBody(module, frozenset() if dtype == "float32" else order_hidden(module))
+    if dtype == "float32":
+        return GraphBody(graph)
+    found = order_channels(graph)
+    return GraphBody(found.graph, found.layers)

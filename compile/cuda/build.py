@@ -23,6 +23,7 @@ from compile.cuda.results import Shapes
 from compile.cuda.sites import Site
 from compile.cuda.tune import Budget, measure_all
 from compile.network import Network
+from compile.passes.order_channels import ORDERED
 from runtime.artifact import GOLDEN_INPUTS, DeviceProof, Requirements, Target, golden_output
 from runtime.cuda import gpu, nvrtc
 from runtime.errors import UserError
@@ -60,6 +61,8 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
     Raises:
         UserError: the network cannot be read, or its answers are not finite in the target's dtype.
     """
+    if target.dtype != "float32":
+        effort.report("ordering channels for 2:4")
     job = open_job(network, target, folder)
     if job.here:
         gpu.prepare(target.dtype)
@@ -73,7 +76,7 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
 
 def open_job(network: Network, target: Target, folder: Path) -> Job:
     """Read the network and the golden data."""
-    body = open_body(network)
+    body = open_body(network, target.dtype)
     names = [GOLDEN_INPUTS, *(golden_output(index) for index in range(len(network.output_names)))]
     inputs, *golden = (torch.from_numpy(np.load(folder / name)) for name in names)
     here = gpu.architecture() == target.architecture
@@ -178,7 +181,8 @@ def _built(
     formats, facts = {}, {}
     for name, site in job.sites.items():
         choice = choices[name]
-        formats[site.layer] = choice.candidate.format, choice.reason
+        reason = f"{choice.reason}; {ORDERED}" if site.layer in job.body.ordered else choice.reason
+        formats[site.layer] = choice.candidate.format, reason
         facts[site.layer] = LayerFacts(
             macs_usable=None if choice.macs_usable is None else choice.macs_usable // job.target.batch_size,
             kernels=kernels.get(name, ()),

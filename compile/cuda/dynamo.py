@@ -17,6 +17,7 @@ from compile.cuda.sites import Site
 from compile.cuda.swap import program_sites, swap_layers
 from compile.cuda.tune import Budget, measure_all
 from compile.passes.fold_batchnorm import fold_batchnorm
+from compile.passes.order_hidden import order_hidden
 from runtime.cuda import gpu
 from runtime.errors import UserError
 
@@ -55,6 +56,8 @@ def st3(module: fx.GraphModule, inputs: Sequence[Any]) -> Function:
 def swap(module: fx.GraphModule) -> fx.GraphModule:
     """A program of torch's ops with every layer of constant weights in the format that was chosen for it."""
     dtypes = {str(value.dtype).removeprefix("torch.") for value in module.parameters()} & set(DTYPES)
+    if dtypes - {"float32"}:
+        order_hidden(module)
     found: dict[str, Site] = {}
     for dtype in sorted(dtypes):
         sites = program_sites(module, dtype)

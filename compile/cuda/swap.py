@@ -15,6 +15,7 @@ from compile.cuda.results import Shapes, as_answer
 from compile.cuda.sites import Site
 from compile.passes.fold_batchnorm import tensor_of
 from runtime.cuda.replay import tensors_of
+from st3.layers import layer_name
 
 _aten = torch.ops.aten
 _RELU = (_aten.relu.default, _aten.relu_.default)
@@ -78,12 +79,7 @@ def _site(node: fx.Node, weight: Tensor, bias: Tensor | None, problem: ConvProbl
     owner = node.args[1]
     assert isinstance(owner, fx.Node)
     added = torch.zeros(len(weight)) if bias is None else bias.to(torch.float32)
-    return Site(node.name, _layer(str(owner.target)), weight.to(torch.float32), added, problem)
-
-
-def _layer(target: str) -> str:
-    """The module that owns a weight, as the layer table names it."""
-    return target.rpartition(".")[0]
+    return Site(node.name, layer_name(str(owner.target)), weight.to(torch.float32), added, problem)
 
 
 def _constant(module: fx.GraphModule, node: fx.Node, index: int) -> Tensor | None:

@@ -12,11 +12,16 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import NodeProto
+from torch import fx
 
-from compile.graph import ACTIVATIONS, Activation, Conv, Elementwise
-from compile.onnx_ops.state import Import, Pending, Reader, View, attribute, refusal
+from compile.graph import ACTIVATIONS, Activation
+from compile.onnx_ops.attention import are_lengths, at_least
+from compile.onnx_ops.state import Pending, Reader, Translation, attribute, refusal
+
+aten = torch.ops.aten
 
 Samples: TypeAlias = "NDArray[np.float64]"
 
@@ -62,6 +67,18 @@ _KNOWN: dict[Activation, Callable[[Samples], Samples]] = {
     "tanh": np.tanh,
 }
 
+_TORCH: dict[Activation, Callable[..., Any]] = {
+    "relu": aten.relu.default,
+    "relu6": aten.relu6.default,
+    "silu": aten.silu.default,
+    "hardswish": aten.hardswish.default,
+    "sigmoid": aten.sigmoid.default,
+    "hardsigmoid": aten.hardsigmoid.default,
+    "gelu": aten.gelu.default,
+    "gelu_tanh": aten.gelu.default,
+    "tanh": aten.tanh.default,
+}
+
 _FUNCTIONS: dict[str, Callable[..., Samples]] = {
     "Add": np.add,
     "Sub": np.subtract,
@@ -89,7 +106,12 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
 }
 
 
-_OF_TWO_MAPS = ("Add", "Sub", "Mul")
+_OF_TWO_MAPS: dict[str, Callable[..., Any]] = {
+    "Add": aten.add.Tensor,
+    "Sub": aten.sub.Tensor,
+    "Mul": aten.mul.Tensor,
+    "Div": aten.div.Tensor,
+}
 
 
 def apply(node: NodeProto, inputs: list[Samples | None]) -> Samples:
@@ -101,26 +123,26 @@ def apply(node: NodeProto, inputs: list[Samples | None]) -> Samples:
 
 @final
 class Function(Pending):
-    """``samples`` ``(1 or C, points)``: what became of ``GRID`` in ``base``, channel by channel, up to ``node``."""
+    """``samples`` ``(points,)``: what became of ``GRID`` in ``base`` up to ``node``."""
 
-    def __init__(self, node: NodeProto, base: View, samples: Samples) -> None:
+    def __init__(self, node: NodeProto, base: fx.Node, samples: Samples) -> None:
         self.node = node
         self.base = base
         self.samples = samples
 
-    def known(self, state: Import) -> View | None:
-        """The graph value, if the whole function is an activation or a straight line."""
-        line = straight_line(self.samples)
+    def known(self, state: Translation) -> fx.Node | None:
+        """The torch node, if the whole function is an activation or a straight line."""
+        output, line = self.node.output[0], straight_line(self.samples)
         if line is not None:
-            return put_affine(state, self.node.output[0], self.base, *line)
+            scaled = self.base if line[0] == 1 else state.emit(output, aten.mul.Tensor, self.base, line[0])
+            return scaled if line[1] == 0 else state.emit(output, aten.add.Tensor, scaled, line[1])
         kind = activation(self.samples)
         if kind is None:
             return None
-        base, shape = self.base.value, state.shapes[self.base.value]
-        value = state.put(self.node.output[0], lambda name: Elementwise(name, base, None, activation=kind), shape)
-        return View(value, self.base.index)
+        named = {"approximate": "tanh"} if kind == "gelu_tanh" else {}
+        return state.emit(output, _TORCH[kind], self.base, **named)
 
-    def settle(self, state: Import) -> View:
+    def settle(self, state: Translation) -> fx.Node:
         """The whole function at once, or else its last node alone, on what the nodes before it made."""
         found = self.known(state)
         if found is not None:
@@ -128,8 +150,8 @@ class Function(Pending):
         pictures = _pictures(state, self.node)
         if len(pictures) == 2:
             return _two_maps(state, self.node)
-        view = state.view(pictures[0])
-        alone = Function(self.node, view, _sample(state, self.node, view, {pictures[0]: GRID[None]})).known(state)
+        base = state.value(pictures[0])
+        alone = Function(self.node, base, _sample(state, self.node, {pictures[0]: GRID})).known(state)
         if alone is None:
             raise refusal(
                 self.node,
@@ -138,14 +160,18 @@ class Function(Pending):
             )
         return alone
 
+    def size(self) -> list[int]:
+        """See ``Pending``."""
+        return list(self.base.meta["val"].shape)
 
-def straight_line(samples: Samples) -> tuple[Samples, Samples] | None:
-    """Scale and shift ``(1 or C,)`` of ``scale * x + shift``, or ``None``."""
+
+def straight_line(samples: Samples) -> tuple[float, float] | None:
+    """Scale and shift of ``scale * x + shift``, or ``None``."""
     with np.errstate(all="ignore"):
-        scale = (samples[:, -1] - samples[:, 0]) / (GRID[-1] - GRID[0])
-        shift = samples[:, _ZERO]
-        difference = np.abs(samples - (scale[:, None] * GRID + shift[:, None]))
-        size = np.abs(scale)[:, None] * np.abs(GRID) + np.abs(shift)[:, None]
+        scale = float((samples[-1] - samples[0]) / (GRID[-1] - GRID[0]))
+        shift = float(samples[_ZERO])
+        difference = np.abs(samples - (scale * GRID + shift))
+        size = abs(scale) * np.abs(GRID) + abs(shift)
     return (scale, shift) if bool((difference <= _STRAIGHT * size).all()) else None
 
 
@@ -159,68 +185,45 @@ def activation(samples: Samples) -> Activation | None:
     return None
 
 
-def put_affine(state: Import, output: str, base: View, scale: Samples, shift: Samples) -> View:
-    """``scale * base + shift`` per channel: a 1x1 convolution of each channel, which a pass folds where it can."""
-    if bool((scale == 1).all() and (shift == 0).all()):
-        return base
-    shape = state.shapes[base.value]
-    channels = shape[0]
-    weight = np.broadcast_to(scale, (channels,)).astype(np.float32).reshape(-1, 1, 1, 1)
-    bias = np.broadcast_to(shift, (channels,)).astype(np.float32)
-    layer = state.new_layer(output)
-    value = state.put(
-        output, lambda name: Conv(name, base.value, layer, "affine", weight, bias, groups=channels), shape
-    )
-    return View(value, base.index)
-
-
-def per_channel(state: Import, view: View, constant: NDArray[Any]) -> Samples | None:
-    """A constant that a map meets, as ``()`` or ``(C, 1)``; ``None`` if it differs between pixels or pictures."""
-    values = np.asarray(constant, np.float64)
-    if values.size == 1:
-        return values.reshape(())
-    rank = view.index.ndim + 1
-    if values.ndim > rank or (values.ndim == rank and len(values) != 1):
+def _number(state: Translation, name: str, size: list[int]) -> Samples | None:
+    """A constant that is one number wherever it meets a value of that size."""
+    values = np.asarray(state.constants[name], np.float64)
+    fits = all(a in (1, b) for a, b in zip(values.shape[::-1], size[::-1], strict=False))
+    if values.size == 0 or values.ndim > len(size) or not fits:
         return None
-    values = values[0] if values.ndim == rank else values
-    try:
-        full = np.broadcast_to(values, view.index.shape)
-    except ValueError:
-        return None
-    channels, height, width = state.shapes[view.value]
-    which = view.index // (height * width)
-    found = np.zeros(channels)
-    found[which] = full
-    return found[:, None] if np.array_equal(found[which], full) else None
+    first = values.reshape(-1)[0]
+    return np.asarray(first) if bool((values == first).all()) else None
 
 
-def _sample(state: Import, node: NodeProto, view: View, known: dict[str, Samples]) -> Samples:
+def _sample(state: Translation, node: NodeProto, known: dict[str, Samples]) -> Samples:
+    """What a node makes of one picture's samples and of numbers."""
     inputs: list[Samples | None] = []
+    size = state.size(next(iter(known)))
     for name in node.input:
         if not name or name in known:
             inputs.append(known.get(name))
             continue
-        value = per_channel(state, view, state.constants[name])
+        value = _number(state, name, size)
         if value is None:
             raise refusal(
                 node,
-                f"combines a map with the constant {name!r} {state.constants[name].shape}, which is neither one number "
-                f"nor one per channel; the native backend has no such operation",
+                f"combines a map {size} with the constant {name!r} {state.constants[name].shape}, which is not one "
+                f"number; the native backend has no such operation",
             )
         inputs.append(value)
     return apply(node, inputs)
 
 
-def _operand(state: Import, name: str) -> View | Function:
-    """A function so far, or a graph value; a function that several nodes read starts a new one if it can."""
+def _operand(state: Translation, name: str) -> fx.Node | Function:
+    """A function so far, or a torch node; a function that several nodes read starts a new one if it can."""
     found = state.values.get(name)
     if isinstance(found, Function) and (state.users[name] == 1 or not _settles(state, name)):
         return found
-    return state.view(name)
+    return state.value(name)
 
 
-def _settles(state: Import, name: str) -> bool:
-    """Whether ``view`` would succeed, nothing put into the graph."""
+def _settles(state: Translation, name: str) -> bool:
+    """Whether ``value`` would succeed, nothing put into the graph."""
     found = state.values.get(name)
     if not isinstance(found, Function) or _is_known(found.samples):
         return True
@@ -229,70 +232,58 @@ def _settles(state: Import, name: str) -> bool:
         return False
     if len(pictures) == 2:
         return found.node.op_type in _OF_TWO_MAPS
-    return _is_known(_sample(state, found.node, found.base, {pictures[0]: GRID[None]}))
+    return _is_known(_sample(state, found.node, {pictures[0]: GRID}))
 
 
 def _is_known(samples: Samples) -> bool:
     return straight_line(samples) is not None or activation(samples) is not None
 
 
-def _pictures(state: Import, node: NodeProto) -> list[str]:
+def _pictures(state: Translation, node: NodeProto) -> list[str]:
     return [name for name in node.input if name and name not in state.constants]
 
 
-def _read(state: Import, node: NodeProto) -> None:
-    operands = {name: _operand(state, name) for name in sorted(set(_pictures(state, node)))}
+def _read(state: Translation, node: NodeProto) -> None:
+    names = sorted(set(_pictures(state, node)))
+    operands = {name: _operand(state, name) for name in names}
     bases = [found.base if isinstance(found, Function) else found for found in operands.values()]
-    output = node.output[0]
-    first = bases[0]
-    if any(base.value != first.value or not np.array_equal(base.index, first.index) for base in bases):
+    output, first = node.output[0], bases[0]
+    if any(base is not first for base in bases):
         state.values[output] = _two_maps(state, node)
-        return
-    samples = {name: found.samples if isinstance(found, Function) else GRID[None] for name, found in operands.items()}
-    function = Function(node, first, _sample(state, node, first, samples))
-    # no activation has numbers of its own for each channel: such a scale or bias is the map that one is made of
-    view = function.known(state) if len(function.samples) > 1 else None
-    state.values[output] = view or function
+    elif node.op_type in _OF_TWO_MAPS and len(names) == 1 and _numbers(state, node):
+        state.values[output] = _with_constant(state, node)
+    elif node.op_type in ("Clip", "Max") and are_lengths(first):
+        at_least(state, node, first)
+    else:
+        samples = {name: found.samples if isinstance(found, Function) else GRID for name, found in operands.items()}
+        state.values[output] = Function(node, first, _sample(state, node, samples))
 
 
-def _two_maps(state: Import, node: NodeProto) -> View:
+def _numbers(state: Translation, node: NodeProto) -> bool:
+    """Whether a map meets a constant of several numbers."""
+    size = state.size(_pictures(state, node)[0])
+    return any(name in state.constants and _number(state, name, size) is None for name in node.input)
+
+
+def _with_constant(state: Translation, node: NodeProto) -> fx.Node:
+    """A map and a constant with a number for each channel, or pixel, or pair of tokens."""
+    left, right = node.input
+    if node.op_type == "Div" and right in state.constants:
+        with np.errstate(all="ignore"):
+            inverse = np.asarray(1 / state.constants[right].astype(np.float64), np.float32)
+        held = state.held(inverse, f"{node.output[0]}.inverse")
+        return state.emit(node.output[0], aten.mul.Tensor, state.value(left), held)
+    return _two_maps(state, node)
+
+
+def _two_maps(state: Translation, node: NodeProto) -> fx.Node:
     """Sum, difference or product of two maps, the second one perhaps one number per channel."""
     if node.op_type not in _OF_TWO_MAPS:
         raise refusal(node, "combines maps, for which the native backend has addition, subtraction, multiplication")
-    left, right = state.view(node.input[0]), state.view(node.input[1])
-    output = node.output[0]
-    if node.op_type == "Sub":
-        right = put_affine(state, f"{output}.negative", right, np.array([-1.0]), np.array([0.0]))
-    if left.index.size < right.index.size:
-        left, right = right, left
-    if not _fits(state, left, right):
-        raise refusal(
-            node,
-            f"combines maps of shapes (B, {', '.join(map(str, left.index.shape))}) and "
-            f"(B, {', '.join(map(str, right.index.shape))}); the native backend needs equal shapes and axes, or one "
-            f"value per channel",
-        )
-    shape = state.shapes[left.value]
-    value = state.put(
-        output,
-        lambda name: Elementwise(name, left.value, right.value, "multiply" if node.op_type == "Mul" else "add"),
-        shape,
-    )
-    return View(value, left.index)
-
-
-def _fits(state: Import, left: View, right: View) -> bool:
-    """Whether the graph's element-wise node does what ONNX's broadcasting asks for."""
-    (channels, height, width), other = state.shapes[left.value], state.shapes[right.value]
-    if left.index.ndim != right.index.ndim:
-        return False
-    if other == (channels, height, width):
-        return bool(np.array_equal(left.index, right.index))
-    if other != (channels, 1, 1) or any(
-        a not in (b, 1) for a, b in zip(right.index.shape, left.index.shape, strict=True)
-    ):
-        return False
-    return bool(np.array_equal(np.broadcast_to(right.index, left.index.shape), left.index // (height * width)))
+    left, right = (state.operand(name) for name in node.input)
+    if node.op_type == "Div" and not are_lengths(right):
+        raise refusal(node, "combines maps, for which the native backend has addition, subtraction, multiplication")
+    return state.emit(node.output[0], _OF_TWO_MAPS[node.op_type], left, right)
 
 
 READERS: dict[str, Reader] = dict.fromkeys(_FUNCTIONS, _read)

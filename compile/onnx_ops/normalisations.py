@@ -5,60 +5,32 @@ from __future__ import annotations
 from typing import Any, final
 
 import msgspec
-import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from compile.graph import LayerNorm
-from compile.onnx_ops.functions import put_affine
-from compile.onnx_ops.state import Import, Reader, View, attribute, refusal
+from compile.onnx_ops.state import Reader, Translation, attribute, refusal
+
+aten = torch.ops.aten
 
 
-def _batch_norm(state: Import, node: NodeProto) -> None:
-    """Scale and shift per channel, like any others."""
-    scale, shift, mean, variance = (state.weight(node, i, "parameter") for i in (1, 2, 3, 4))
-    assert scale is not None
-    assert shift is not None
-    assert mean is not None
-    assert variance is not None
+def _batch_norm(state: Translation, node: NodeProto) -> None:
+    parameters = [state.weight(node, i, "parameter") for i in (1, 2, 3, 4)]
     if attribute(node, "training_mode", 0):
         raise refusal(node, "is a batch normalisation in training mode; export the model in eval mode")
-    view = state.view(node.input[0])
-    if not view.index.ndim or state.pixels(view, 0) is None:
-        raise refusal(node, "normalises an axis that is not the channels")
-    factor = scale / np.sqrt(variance.astype(np.float64) + attribute(node, "epsilon", 1e-5))
-    state.values[node.output[0]] = put_affine(state, node.output[0], view, factor, shift - mean * factor)
+    layer = state.new_layer(node.output[0])
+    held = [None if array is None else state.held(array, layer) for array in parameters]
+    epsilon = float(attribute(node, "epsilon", 1e-5))
+    state.put(node, aten.batch_norm.default, state.value(node.input[0]), *held, False, 0.0, epsilon, False)
 
 
-def _layer_norm(state: Import, node: NodeProto) -> None:
-    scale, shift = state.weight(node, 1, "scale"), state.weight(node, 2, "bias")
-    assert scale is not None
-    view, axis = state.view(node.input[0]), int(attribute(node, "axis", -1))
-    if axis not in (-1, view.index.ndim):
-        raise refusal(node, f"normalises several axes (axis={axis}); the native backend normalises the channels")
-    _put_layer_norm(state, node, view, -1, float(attribute(node, "epsilon", 1e-5)), scale, shift)
-
-
-def _put_layer_norm(
-    state: Import,
-    node: NodeProto,
-    view: View,
-    axis: int,
-    epsilon: float,
-    scale: NDArray[np.float32] | None = None,
-    shift: NDArray[np.float32] | None = None,
-) -> None:
-    """Normalise ``axis`` of a view, batch not counted, which must be its channels."""
-    if not view.index.ndim or state.pixels(view, axis) is None:
-        raise refusal(node, "normalises an axis that is not the channels, which the native backend does not have")
-    shape = state.shapes[view.value]
-    weight, bias = np.ones(shape[0], np.float32), np.zeros(shape[0], np.float32)
-    if scale is not None:
-        weight = weight * scale.reshape(-1)
-    if shift is not None:
-        bias = bias + shift.reshape(-1)
-    value = state.put(node.output[0], lambda name: LayerNorm(name, view.value, weight, bias, epsilon), shape)
-    state.values[node.output[0]] = View(value, view.index)
+def _layer_norm(state: Translation, node: NodeProto) -> None:
+    value, axis = state.value(node.input[0]), int(attribute(node, "axis", -1))
+    normalised = state.size(node.input[0])[axis:]
+    parameters = [state.weight(node, 1, "scale"), state.weight(node, 2, "bias")]
+    held = [None if array is None else state.held(array.reshape(normalised), node.output[0]) for array in parameters]
+    epsilon = float(attribute(node, "epsilon", 1e-5))
+    state.put(node, aten.layer_norm.default, value, normalised, *held, epsilon)
 
 
 class Normalisation(msgspec.Struct, frozen=True):
@@ -69,13 +41,18 @@ class Normalisation(msgspec.Struct, frozen=True):
     epsilon: float
 
 
-def read_normalisation(state: Import, node: NodeProto, found: Normalisation) -> None:
-    """Put a layer normalisation into the graph in place of the ``Div`` that ends it."""
-    view = state.view(found.input)
-    axis = found.axis % (view.index.ndim + 1)
-    if axis == 0:
-        raise refusal(node, "normalises over the pictures of a batch, which the native backend does not have")
-    _put_layer_norm(state, node, view, axis - 1, found.epsilon)
+def read_normalisation(state: Translation, node: NodeProto, found: Normalisation) -> None:
+    """Put a layer normalisation in place of the ``Div`` that ends it."""
+    value, size = state.value(found.input), state.size(found.input)
+    axis, last = found.axis % len(size), len(size) - 1
+    output = node.output[0]
+    if axis != last:
+        order = [*(number for number in range(len(size)) if number != axis), axis]
+        value = state.emit(output, aten.permute.default, value, order)
+    value = state.emit(output, aten.layer_norm.default, value, [size[axis]], None, None, found.epsilon)
+    if axis != last:
+        value = state.emit(output, aten.permute.default, value, [*range(axis), last, *range(axis, last)])
+    state.values[output] = value
 
 
 def find_normalisation(

@@ -1,66 +1,84 @@
-"""The graph so far while an ONNX file is read: constants, and which part of which graph value each ONNX value is."""
+"""An ONNX file on its way to torch's operators: constants, and which torch node each ONNX value is.
+
+What the graph has of an operator is known in ``compile.aten``. So an ONNX node becomes the torch nodes that compute
+the same, each with a tensor of its shape (torch's ``meta`` device works them out), and those are read like any others.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeAlias, final
 
-import msgspec
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import NodeProto
 from onnx.reference import ReferenceEvaluator
+from torch import Tensor, fx
 
-from compile.graph import Node, Shape
 from runtime.errors import UserError
 
-Index: TypeAlias = "NDArray[np.int64]"
-Reader: TypeAlias = "Callable[[Import, NodeProto], None]"
+Reader: TypeAlias = "Callable[[Translation, NodeProto], None]"
+aten = torch.ops.aten
 
-
-class View(msgspec.Struct, frozen=True):
-    """A graph value under the shape that ONNX gives it.
-
-    ``index`` has the ONNX value's shape without its batch, and says which element of the flattened ``(C, H, W)`` lies
-    where. Reshape and Transpose change nothing else, so they are numpy's.
-    """
-
-    value: str
-    index: Index
-
-
-class Pending(ABC):
-    """A value that is not in the graph yet, because what reads it may absorb it."""
-
-    @abstractmethod
-    def settle(self, state: Import) -> View:
-        """Put it into the graph; a ``UserError`` if it is nothing that the graph has."""
+_MOST_NUMBERS: dict[object, int] = {
+    aten.expand.default: 2**26,
+    aten.repeat.default: 2**26,
+    aten.constant_pad_nd.default: 2**26,
+    aten.index_select.default: 2**26,
+    aten.index.Tensor: 2**26,
+    aten.cat.default: 2**30,
+}
+"""Of a value that an operator makes larger at little cost to the file; the compiler keeps 8 bytes for each."""
 
 
 @final
-class Import:
+class TooLargeError(UserError):
+    """A file asks for more memory than a compiler should take, whichever backend it is for."""
+
+
+class Pending(ABC):
+    """A value that is no torch node yet, because what reads it may absorb it."""
+
+    @abstractmethod
+    def settle(self, state: Translation) -> fx.Node:
+        """The torch node; a ``UserError`` if the value is nothing that the graph has."""
+
+    @abstractmethod
+    def size(self) -> list[int]:
+        """The value's shape, batch included."""
+
+
+@final
+class Translation:
     """What is known of a file's values while its nodes are read in order.
 
-    ``batch_size`` is the target's, ``file_batch`` the file's own (``None``: dynamic); ``users`` counts who reads a
-    value; ``shapes`` are the graph values', ``layers`` the names already given.
+    ``batch`` is the file's own, or the target's where it is dynamic; ``users`` counts who reads a value; ``weights``
+    are what the torch nodes ``get_attr`` are; ``origins`` say which ONNX node a torch node comes from, by its name.
     """
 
-    def __init__(self, opset: int, batch_size: int, file_batch: int | None, users: dict[str, int]) -> None:
+    def __init__(self, opset: int, users: dict[str, int]) -> None:
         self.opset = opset
-        self.batch_size = batch_size
-        self.file_batch = file_batch
         self.users = users
-        self.nodes: list[Node] = []
-        self.shapes: dict[str, Shape] = {}
+        self.graph = fx.Graph()
         self.constants: dict[str, NDArray[Any]] = {}
-        self.values: dict[str, View | Pending] = {}
-        self.layers: set[str] = set()
+        self.values: dict[str, fx.Node | Pending] = {}
+        self.weights: dict[fx.Node, Tensor] = {}
+        self.origins: dict[str, str] = {}
+        self.reading: NodeProto | None = None
+        self._layers: set[str] = set()
+        self._operands: dict[int, tuple[NDArray[Any], fx.Node]] = {}
 
-    def view(self, name: str) -> View:
-        """The graph value that an ONNX value is, put into the graph if it was pending."""
+    def input(self, name: str, shape: tuple[int, ...]) -> None:
+        """The pictures ``(B, C, H, W)``."""
+        self.values[name] = _sized(self.graph.create_node("placeholder", name, name=_plain(name)), shape)
+
+    def value(self, name: str) -> fx.Node:
+        """The torch node that an ONNX value is."""
         found = self.values.get(name)
         if found is None:
             what = "a constant" if name in self.constants else "not computed from the picture"
@@ -70,47 +88,65 @@ class Import:
             self.values[name] = found
         return found
 
-    def map(self, node: NodeProto, name: str) -> str:
-        """The graph value behind an ONNX value that must be a whole map ``(B, C, H, W)`` in this order."""
-        view = self.view(name)
-        if not self.in_order(view) or view.index.shape != self.shapes[view.value]:
-            raise refusal(
-                node,
-                f"reads a value of shape (B, {', '.join(map(str, view.index.shape))}) that is no map (B, C, H, W) as "
-                f"it was computed; st3 takes pictures with the channels first, and axes may be moved only to be moved "
-                f"back",
+    def size(self, name: str) -> list[int]:
+        """A value's shape, batch included."""
+        found = self.values.get(name)
+        return found.size() if isinstance(found, Pending) else list(self.value(name).meta["val"].shape)
+
+    def operand(self, name: str) -> fx.Node:
+        """A value, or a constant, as a torch node."""
+        return self.held(self.constants[name], name) if name in self.constants else self.value(name)
+
+    def emit(self, output: str, target: Callable[..., Any], *args: Any, **named: Any) -> fx.Node:
+        """Append a torch node.
+
+        Args:
+            output: the ONNX value that it is, or is on the way to.
+            target: torch's operator, or a function like one.
+            args: its arguments, torch nodes among them.
+            named: those that torch takes by name alone.
+
+        Raises:
+            UserError: the operator does not take tensors of these shapes.
+        """
+        given = fx.node.map_arg(args, lambda node: node.meta["val"])
+        try:
+            result = target(*given, **named)
+        except (RuntimeError, IndexError, ValueError) as error:
+            assert self.reading is not None
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise refusal(self.reading, f"does not fit the shapes that it is given: {first}") from error
+        shape = result.shape if isinstance(result, Tensor) else (1,)
+        most = _MOST_NUMBERS.get(target, math.prod(shape))
+        if math.prod(shape) > most:
+            raise TooLargeError(
+                f"value {output!r} would have shape {tuple(shape)}, more than {most} numbers; "
+                f"give a smaller --batch-size, or the network for smaller pictures"
             )
-        return view.value
+        if math.prod(shape) == 0:
+            raise UserError(
+                f"value {output!r} would have shape {tuple(shape)}; the picture is too small for this network"
+            )
+        made = self.graph.create_node("call_function", target, args, named, name=_plain(output))
+        made.meta["val"] = result
+        if self.reading is not None:
+            self.origins[made.name] = _named(self.reading)
+        return made
 
-    def in_order(self, view: View) -> bool:
-        """Whether a view has its value's elements in their own order."""
-        size = int(np.prod(self.shapes[view.value]))
-        return view.index.size == size and bool(np.array_equal(view.index.reshape(-1), np.arange(size)))
+    def put(self, node: NodeProto, target: Callable[..., Any], *args: object) -> None:
+        """``emit`` for the torch node that an ONNX node's first output is."""
+        self.values[node.output[0]] = self.emit(node.output[0], target, *args)
 
-    def pixels(self, view: View, axis: int) -> Index | None:
-        """Which pixel lies where along the other axes, if ``axis`` (batch not counted) runs through the channels."""
-        channels, height, width = self.shapes[view.value]
-        moved = np.moveaxis(view.index, axis, 0)
-        if len(moved) != channels or moved[0].size != height * width:
-            return None
-        pixels: Index = moved[0]
-        if not np.array_equal(np.sort(pixels, axis=None), np.arange(height * width)):
-            return None
-        return pixels if np.array_equal(moved, channels_of(pixels, channels)) else None
-
-    def put(self, output: str, make: Callable[[str], Node], shape: Shape) -> str:
-        """Append the node that ``make`` makes for a new value; returns the value's name."""
-        value = _free(output, self.shapes)
-        self.nodes.append(make(value))
-        self.shapes[value] = shape
-        return value
-
-    def put_map(self, output: str, make: Callable[[str], Node], shape: Shape) -> None:
-        """``put`` for an ONNX value that is the whole map."""
-        if min(shape) < 1:
-            raise UserError(f"value {output!r} would have shape {shape}; the picture is too small for this network")
-        value = self.put(output, make, shape)
-        self.values[output] = View(value, whole(shape))
+    def held(self, array: NDArray[Any], layer: str) -> fx.Node:
+        """A constant as a torch node, which belongs to ``layer``; one array is one node."""
+        known = self._operands.get(id(array))
+        if known is not None and known[0] is array:
+            return known[1]
+        node = self.graph.create_node("get_attr", f"{layer}.weight", name=f"{_plain(layer)}_weight")
+        value = torch.from_numpy(np.require(array, requirements=["C", "W"])).reshape(array.shape)
+        self.weights[node] = value
+        self._operands[id(array)] = array, node
+        return _sized(node, array.shape, value.dtype)
 
     def constant(self, node: NodeProto, position: int, what: str) -> NDArray[Any] | None:
         """An input that must be known when compiling, or ``None`` where the node has no such input."""
@@ -130,21 +166,14 @@ class Import:
         return self.new_layer(weight[: -len(".weight")] if weight.endswith(".weight") else node.name or node.output[0])
 
     def new_layer(self, name: str) -> str:
-        """A layer's name that no other layer has."""
-        name = _free(name, self.layers)
-        self.layers.add(name)
-        return name
-
-
-def whole(shape: tuple[int, ...]) -> Index:
-    """The index of a value in its own order."""
-    return np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
-
-
-def channels_of(pixels: Index, channels: int) -> Index:
-    """``(channels, ...)``: the element of each channel at each of the ``pixels``."""
-    steps = np.arange(channels, dtype=np.int64).reshape(-1, *(1 for _ in pixels.shape))
-    return pixels + steps * pixels.size
+        """A layer's name for generated code and tables, which no other layer has: plain characters."""
+        plain = re.sub(r"[^\w.:/-]", "_", name) or "_"
+        free, count = plain, 1
+        while free in self._layers:
+            count += 1
+            free = f"{plain}.{count}"
+        self._layers.add(free)
+        return free
 
 
 def attribute(node: NodeProto, name: str, default: Any) -> Any:
@@ -169,14 +198,18 @@ def evaluate(node: NodeProto, constants: dict[str, NDArray[Any]], opset: int) ->
 
 def refusal(node: NodeProto, what: str) -> UserError:
     """The error that names a node, its operator and what is wrong with it."""
-    return UserError(f"node {node.name or node.output[0]!r} ({node.op_type}) {what}")
+    return UserError(f"{_named(node)} {what}")
 
 
-def _free(name: str, taken: dict[str, Shape] | set[str]) -> str:
-    """A name for generated code and tables: plain characters, not taken."""
-    plain = re.sub(r"[^\w.:/-]", "_", name) or "_"
-    free, count = plain, 1
-    while free in taken:
-        count += 1
-        free = f"{plain}.{count}"
-    return free
+def _named(node: NodeProto) -> str:
+    return f"node {node.name or node.output[0]!r} ({node.op_type})"
+
+
+def _sized(node: fx.Node, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> fx.Node:
+    node.meta["val"] = torch.empty(shape, dtype=dtype, device="meta")
+    return node
+
+
+def _plain(name: str) -> str:
+    """A torch node's name, which torch makes unique."""
+    return re.sub(r"\W", "_", name) or "_"

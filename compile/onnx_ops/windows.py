@@ -1,41 +1,87 @@
-"""ONNX operators that slide a window over a map: convolution, pooling, and the padding before them."""
+"""ONNX operators that slide a window over a map: convolution, pooling, and the padding before them.
+
+ONNX pads each side by itself, torch's operators pad both sides alike: these have targets of their own.
+"""
 
 from __future__ import annotations
 
 from typing import final
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from onnx import NodeProto
+from torch import Tensor, fx
 
+from compile.aten.nodes import layer_name, map_shape
+from compile.aten.state import Import
+from compile.aten.state import Reader as TorchReader
 from compile.graph import Conv, Pool
-from compile.onnx_ops.state import Import, Pending, Reader, View, attribute, refusal
+from compile.onnx_ops.state import Pending, Reader, Translation, attribute, refusal
 
+aten = torch.ops.aten
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
+"""``(top, left, bottom, right)``."""
+
+
+def padded_conv(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: Pair, sides: Sides, dilation: Pair, groups: int
+) -> Tensor:
+    """A convolution with zeros on four sides."""
+    return F.conv2d(_padded(x, sides), weight, bias, stride, 0, dilation, groups)
+
+
+def padded_pool(
+    x: Tensor, maximum: bool, kernel: Pair, stride: Pair, sides: Sides, dilation: Pair, counted: Sides | None
+) -> Tensor:
+    """A pooling of the shape that the graph's ``Pool`` has; for shapes alone, whatever it is of."""
+    del maximum, counted
+    return F.max_pool2d(_padded(x, sides), kernel, stride, 0, dilation)
+
+
+def _padded(x: Tensor, sides: Sides) -> Tensor:
+    top, left, bottom, right = sides
+    return F.pad(x, (left, right, top, bottom))
+
+
+def _read_conv(state: Import, node: fx.Node) -> None:
+    source, weight_node, bias_node, stride, sides, dilation, groups = node.args
+    weight, bias = state.array(weight_node), state.array(bias_node)
+    assert weight is not None
+    assert bias is not None
+    name, layer = state.map(node, source), layer_name(weight_node)
+    make = Conv(node.name, name, layer, "conv2d", weight, bias, stride, sides, dilation, groups)  # type: ignore[arg-type]
+    state.put(node, lambda _: make, map_shape(node))
+
+
+def _read_pool(state: Import, node: fx.Node) -> None:
+    make = Pool(node.name, state.map(node, node.args[0]), *node.args[1:])  # type: ignore[arg-type]
+    state.put(node, lambda _: make, map_shape(node))
+
+
+TARGETS: dict[object, TorchReader] = {padded_conv: _read_conv, padded_pool: _read_pool}
 
 
 @final
 class Padded(Pending):
-    """A map with zeros around it; ``sides`` is ``(top, left, bottom, right)``. The next convolution absorbs them."""
+    """A map with zeros around it. The next convolution absorbs them."""
 
-    def __init__(self, node: NodeProto, value: str, sides: Sides) -> None:
-        self.node = node
-        self.value = value
+    def __init__(self, output: str, source: fx.Node, sides: Sides) -> None:
+        self.output = output
+        self.source = source
         self.sides = sides
 
-    def settle(self, state: Import) -> View:
-        """A 1x1 convolution of each channel by one, which pads."""
-        channels, height, width = state.shapes[self.value]
+    def settle(self, state: Translation) -> fx.Node:
+        """Pixels moved to where zeros are around them."""
         top, left, bottom, right = self.sides
-        output = self.node.output[0]
-        layer = state.new_layer(output)
-        ones, zeros = np.ones((channels, 1, 1, 1), np.float32), np.zeros(channels, np.float32)
-        state.put_map(
-            output,
-            lambda name: Conv(name, self.value, layer, "pad", ones, zeros, (1, 1), self.sides, groups=channels),
-            (channels, height + top + bottom, width + left + right),
-        )
-        return state.view(output)
+        return state.emit(self.output, aten.constant_pad_nd.default, self.source, [left, right, top, bottom], 0)
+
+    def size(self) -> list[int]:
+        """See ``Pending``."""
+        top, left, bottom, right = self.sides
+        *lead, height, width = self.source.meta["val"].shape
+        return [*lead, height + top + bottom, width + left + right]
 
 
 def _pair(node: NodeProto, name: str, default: Pair) -> Pair:
@@ -65,113 +111,106 @@ def _window(node: NodeProto, size: Pair, kernel: Pair) -> tuple[Pair, Pair, Side
     return stride, dilation, (begin[0], begin[1], end[0], end[1])
 
 
-def _room(size: int, sides: Pair, kernel: int, dilation: int) -> int:
-    """Pixels by which a window can move."""
-    return size + sum(sides) - dilation * (kernel - 1) - 1
-
-
-def _source(state: Import, node: NodeProto) -> tuple[str, Sides]:
+def _source(state: Translation, node: NodeProto) -> tuple[fx.Node, Sides]:
     """The map that a window reads, and the zeros that a Pad put around it."""
     found = state.values.get(node.input[0])
     if isinstance(found, Padded):
-        return found.value, found.sides
-    return state.map(node, node.input[0]), (0, 0, 0, 0)
+        return found.source, found.sides
+    return state.value(node.input[0]), (0, 0, 0, 0)
 
 
-def _conv(state: Import, node: NodeProto) -> None:
+def _map_size(node: NodeProto, source: fx.Node, around: Sides = (0, 0, 0, 0)) -> tuple[int, Pair]:
+    """Channels, height and width with the zeros around."""
+    size = source.meta["val"].shape
+    if len(size) != 4:
+        raise refusal(node, f"reads a value of shape {tuple(size)}; the native backend has windows over (B, C, H, W)")
+    return size[1], (size[2] + around[0] + around[2], size[3] + around[1] + around[3])
+
+
+def _conv(state: Translation, node: NodeProto) -> None:
     weight, bias = state.weight(node, 1, "weight"), state.weight(node, 2, "bias")
     assert weight is not None
     if weight.ndim != 4:
         raise refusal(node, f"has a weight of shape {weight.shape}; the native backend has convolutions over (H, W)")
     source, around = _source(state, node)
-    channels, height, width = state.shapes[source]
+    channels, size = _map_size(node, source, around)
     groups, kernel = int(attribute(node, "group", 1)), (weight.shape[2], weight.shape[3])
     if weight.shape[1] * groups != channels or len(weight) % groups:
         raise refusal(node, f"has a weight of shape {weight.shape} in {groups} groups for {channels} channels")
-    size = height + around[0] + around[2], width + around[1] + around[3]
     stride, dilation, pads = _window(node, size, kernel)
-    top, left, bottom, right = (a + b for a, b in zip(pads, around, strict=True))
-    rows = _room(height, (top, bottom), kernel[0], dilation[0]) // stride[0] + 1
-    columns = _room(width, (left, right), kernel[1], dilation[1]) // stride[1] + 1
+    room = [_room(size[i], (pads[i], pads[i + 2]), kernel[i], dilation[i]) for i in (0, 1)]
+    if min(room) < 0:
+        shape = (len(weight), *(room[i] // stride[i] + 1 for i in (0, 1)))
+        raise refusal(node, f"would have a result of shape {shape}; the picture is too small for this network")
+    sides = tuple(a + b for a, b in zip(pads, around, strict=True))
     layer = state.layer_name(node)
-    state.put_map(
-        node.output[0],
-        lambda name: Conv(
-            output=name,
-            input=source,
-            layer=layer,
-            op="conv2d",
-            weight=weight,
-            bias=np.zeros(len(weight), np.float32) if bias is None else bias,
-            stride=stride,
-            padding=(top, left, bottom, right),
-            dilation=dilation,
-            groups=groups,
-        ),
-        (len(weight), rows, columns),
-    )
+    bias = np.zeros(len(weight), np.float32) if bias is None else bias
+    operands = state.held(weight, layer), state.held(bias, f"{layer}.bias")
+    state.put(node, padded_conv, source, *operands, stride, sides, dilation, groups)
 
 
-def _pool(state: Import, node: NodeProto) -> None:
+def _pool(state: Translation, node: NodeProto) -> None:
     maximum = node.op_type == "MaxPool"
     # zeros that a Pad put around the map are pixels to an average, but the padding of a maximum is less than any zero
-    source, around = (state.map(node, node.input[0]), (0, 0, 0, 0)) if maximum else _source(state, node)
+    source, around = (state.value(node.input[0]), (0, 0, 0, 0)) if maximum else _source(state, node)
     if len(node.output) > 1 and node.output[1] in state.users:
         raise refusal(node, "returns the places of its maxima, which the native backend does not have")
-    channels, height, width = state.shapes[source]
+    _, (height, width) = _map_size(node, source)
     kernel = _pair(node, "kernel_shape", (1, 1))
     size = height + around[0] + around[2], width + around[1] + around[3]
     stride, dilation, pads = _window(node, size, kernel)
     top, left, bottom, right = (a + b for a, b in zip(pads, around, strict=True))
     ceil = bool(attribute(node, "ceil_mode", 0))
-    rows, below = _outputs(height, (top, bottom), kernel[0], stride[0], dilation[0], ceil)
-    columns, beside = _outputs(width, (left, right), kernel[1], stride[1], dilation[1], ceil)
+    below = _reach(height, (top, bottom), kernel[0], stride[0], dilation[0], ceil)
+    beside = _reach(width, (left, right), kernel[1], stride[1], dilation[1], ceil)
     sides = (top, left, max(bottom, below), max(right, beside))
     inside = (top, left, bottom, right) if attribute(node, "count_include_pad", 0) else around
     counted = None if maximum or inside == sides else inside
-    state.put_map(
-        node.output[0],
-        lambda name: Pool(name, source, maximum, kernel, stride, sides, dilation, counted),
-        (channels, rows, columns),
-    )
+    state.put(node, padded_pool, source, maximum, kernel, stride, sides, dilation, counted)
 
 
-def _outputs(size: int, sides: Pair, kernel: int, stride: int, dilation: int, ceil: bool) -> tuple[int, int]:
-    """Output length, and the padding that the last window reads at the end."""
+def _room(size: int, sides: Pair, kernel: int, dilation: int) -> int:
+    """Pixels by which a window can move."""
+    return size + sum(sides) - dilation * (kernel - 1) - 1
+
+
+def _reach(size: int, sides: Pair, kernel: int, stride: int, dilation: int, ceil: bool) -> int:
+    """The padding that the last window reads at the end."""
     room = _room(size, sides, kernel, dilation)
     count = (-(-room // stride) if ceil else room // stride) + 1
     if ceil and (count - 1) * stride >= size + sides[0]:
         count -= 1  # a window must start inside the picture or the padding before it
-    return count, (count - 1) * stride + dilation * (kernel - 1) + 1 - size - sides[0]
+    return (count - 1) * stride + dilation * (kernel - 1) + 1 - size - sides[0]
 
 
-def _global_max(state: Import, node: NodeProto) -> None:
-    source = state.map(node, node.input[0])
-    channels, height, width = state.shapes[source]
-    state.put_map(
-        node.output[0],
-        lambda name: Pool(name, source, True, (height, width), (1, 1), (0, 0, 0, 0)),
-        (channels, 1, 1),
-    )
+def _global_max(state: Translation, node: NodeProto) -> None:
+    source = state.value(node.input[0])
+    _, size = _map_size(node, source)
+    state.put(node, padded_pool, source, True, size, (1, 1), (0, 0, 0, 0), (1, 1), None)
 
 
-def _pad(state: Import, node: NodeProto) -> None:
+def _pad(state: Translation, node: NodeProto) -> None:
     pads = state.constant(node, 1, "padding")
     fill, axes = state.constant(node, 2, "padding value"), state.constant(node, 3, "axes")
     assert pads is not None
-    where = range(4) if axes is None else [int(axis) % 4 for axis in axes]
-    around = np.zeros((2, 4), np.int64)
+    rank = len(state.size(node.input[0]))
+    where = range(rank) if axes is None else [int(axis) % rank for axis in axes]
+    around = np.zeros((2, rank), np.int64)
     around[:, list(where)] = np.asarray(pads).reshape(2, -1)
     mode = attribute(node, "mode", "constant")
     if mode != "constant" or (fill is not None and np.any(fill)):
         what = mode if mode != "constant" else f"the value {np.asarray(fill).item():g}"
         raise refusal(node, f"pads with {what}; the native backend pads with zeros")
-    if around[:, :2].any() or around.min() < 0:
-        raise refusal(node, f"pads by {pads.tolist()}; the native backend pads rows and columns by zero or more")
-    source, before = _source(state, node)
-    sides = (around[0, 2], around[0, 3], around[1, 2], around[1, 3])
-    top, left, bottom, right = (int(a) + b for a, b in zip(sides, before, strict=True))
-    state.values[node.output[0]] = Padded(node, source, (top, left, bottom, right))
+    if rank == 4 and not around[:, :2].any() and around.min() >= 0:
+        source, before = _source(state, node)
+        sides = (around[0, 2], around[0, 3], around[1, 2], around[1, 3])
+        top, left, bottom, right = (int(a) + b for a, b in zip(sides, before, strict=True))
+        state.values[node.output[0]] = Padded(node.output[0], source, (top, left, bottom, right))
+        return
+    if around[:, 0].any():
+        raise refusal(node, f"pads by {np.asarray(pads).tolist()}, the batch too; st3 keeps the pictures of it apart")
+    # torch counts from the last dimension on
+    state.put(node, aten.constant_pad_nd.default, state.value(node.input[0]), around.T[::-1].reshape(-1).tolist(), 0)
 
 
 READERS: dict[str, Reader] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from onnx import ModelProto
 from compile.backend import Built, LayerFacts
 from compile.layers import Layer
 from compile.network import Network
+from compile.passes.order_channels import ORDERED
 from compile.tensorrt.build_log import read_log
 from compile.tensorrt.builder import BuiltPlan
 from compile.tensorrt.engine_layers import read_inspection
@@ -23,11 +25,17 @@ from runtime.artifact import DeviceProof, Requirements
 from runtime.trt import INFO_FILE, PLAN_FILE, Library, PlanInfo
 
 
-def layer_verdicts(network: Network, model: ModelProto, built: BuiltPlan, library: Library) -> tuple[Verdict, ...]:
-    """What became of each layer of the network, in its order."""
+def layer_verdicts(
+    network: Network, model: ModelProto, built: BuiltPlan, library: Library, ordered: Collection[str] = ()
+) -> tuple[Verdict, ...]:
+    """What became of each layer of the network, in its order; ``ordered`` are those whose channels were ordered."""
     names = tuple(layer.name for layer in network.layers())
     inspected = read_inspection(built.inspection)
-    return judge(names, check_weights(model), read_log(built.log), inspected, library)
+    verdicts = judge(names, check_weights(model), read_log(built.log), inspected, library)
+    return tuple(
+        msgspec.structs.replace(verdict, reason=f"{verdict.reason}; {ORDERED}") if verdict.layer in ordered else verdict
+        for verdict in verdicts
+    )
 
 
 def write_payload(payload: Path, library: Library, wanted: str, plan: bytes) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import torch
+from numpy.typing import NDArray
 from onnx import ModelProto
+from onnx.numpy_helper import to_array
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
@@ -15,6 +18,7 @@ from torch.utils._pytree import tree_map
 from compile.export_onnx import export_onnx
 from compile.tensorrt.half import LARGEST
 from runtime.errors import UserError
+from st3.layers import layer_name
 
 
 @final
@@ -64,17 +68,27 @@ def half_onnx(program: ExportedProgram, input_name: str, output_names: Sequence[
         UserError: an operator has no ONNX form.
     """
     model = export_onnx(program, input_name, output_names)
-    _name_layers(model)
+    _name_layers(model, program)
     return model
 
 
-def _name_layers(model: ModelProto) -> None:
-    """Name the nodes that read ``body.MODULE.weight``, perhaps through a transpose, ``MODULE``."""
-    owner = {
-        tensor.name: tensor.name.removeprefix("body.").rpartition(".")[0]
-        for tensor in model.graph.initializer
-        if tensor.name.endswith("weight")
+def _name_layers(model: ModelProto, program: ExportedProgram) -> None:
+    """Name the nodes that read a layer's weight, perhaps through a transpose, as the layer table names the layer.
+
+    The exporter transposes the matrix of a linear layer over tokens and forgets its name; such a one is known by its
+    values.
+    """
+    turned = {
+        _digest(tensor.detach().cpu().T.numpy()): name
+        for name, tensor in program.state_dict.items()
+        if tensor.dim() == 2
     }
+    owner = {}
+    for tensor in model.graph.initializer:
+        known = tensor.name.endswith("weight")
+        name = tensor.name if known else turned.get(_digest(to_array(tensor))) if len(tensor.dims) == 2 else None
+        if name is not None:
+            owner[tensor.name] = layer_name(name.removeprefix("body."))
     seen: set[str] = set()
     for node in model.graph.node:
         source = next((owner[name] for name in node.input if name in owner), None)
@@ -85,3 +99,7 @@ def _name_layers(model: ModelProto) -> None:
         elif node.op_type in ("Conv", "Gemm", "MatMul") and source not in seen:
             node.name = source
             seen.add(source)
+
+
+def _digest(matrix: NDArray[Any]) -> tuple[tuple[int, ...], str, bytes]:
+    return matrix.shape, matrix.dtype.str, hashlib.sha256(matrix.tobytes()).digest()

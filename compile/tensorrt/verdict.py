@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -10,6 +10,7 @@ from compile.tensorrt.build_log import BuildLog
 from compile.tensorrt.engine_layers import EngineLayer, by_node
 from compile.tensorrt.two_of_four import WeightCheck
 from runtime.trt import RTX, Library
+from st3.layers import PROJECTIONS
 
 SPARSE = "semi_structured"
 DENSE = "dense"
@@ -53,8 +54,14 @@ def judge(
     """
     weights = {check.node: check for check in checks}
     where = by_node(inspected or log.layers)
-    found = (_judge(name, weights.get(name), log, where.get(name), library) for name in layers)
+    found = (_judge(name, weights.get(name), log, _engine_of(name, where), library) for name in layers)
     return tuple(msgspec.structs.replace(verdict, reason=verdict.reason + _together(verdict)) for verdict in found)
+
+
+def _engine_of(name: str, where: Mapping[str, EngineLayer]) -> EngineLayer | None:
+    """torch-tensorrt names layers by modules, and of attention's projection that is the attention."""
+    owner, _, leaf = name.rpartition(".")
+    return where.get(name) or (where.get(owner) if f"{leaf}_weight" in PROJECTIONS else None)
 
 
 def _together(verdict: Verdict) -> str:
@@ -68,7 +75,7 @@ def _judge(
 ) -> Verdict:
     title = library.title
     kernel = engine.kernel if engine else ""
-    fused = tuple(node for node in engine.nodes if node != name) if engine else ()
+    fused = tuple(node for node in engine.nodes if node != name and not name.startswith(f"{node}.")) if engine else ()
     named = log.chosen is not None and name in log.chosen.nodes
     if named or (engine is not None and engine.is_sparse):
         return Verdict(name, True, True, f"{title} chose a sparse kernel{_called(kernel)}", kernel, fused)

@@ -75,6 +75,16 @@ CASES: dict[str, tuple[nn.Module, tuple[type, ...]]] = {
         Function(lambda x, fc: fc(x.permute(0, 2, 3, 1).flatten(1)), fc=nn.Linear(120, 3)),
         (Conv,),
     ),
+    "a view of tokens before pictures": (
+        Function(
+            lambda x, fc, head: head(
+                fc(x.flatten(2).permute(2, 0, 1)).view(30, -1).unflatten(1, (-1, 2)).transpose(0, 1).flatten(1)
+            ),
+            fc=nn.Linear(4, 2),
+            head=nn.Linear(60, 3),
+        ),
+        (Conv, Conv),
+    ),
     "linear over a row-major token map": (
         Function(
             lambda x, fc: fc(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (6, 5)), fc=nn.Linear(4, 2)
@@ -210,9 +220,13 @@ def test_writing_in_place_is_seen_through_every_view(function: Callable[..., Ten
         (lambda x: torch.einsum("bchw,bcxw->bhx", x, x), "einsum.*products of attention"),
         (lambda x: x / x.norm(dim=1, keepdim=True), "norm of order 2.*last dimension"),
         (lambda x: F.relu(F.normalize(x, dim=-1)), "in an order"),
+        (
+            lambda x: (y := x[:, :, :4]) / y.norm(dim=-1, keepdim=True).transpose(1, 2),
+            "by lengths that are not its own",
+        ),
         (lambda x: x.reshape(x.shape[0], 2, 2, 6, 5).transpose(3, 4).flatten(1, 2), "permutes channels in groups"),
         (lambda x: x.reshape(x.shape[0], 2, 2, 6, 5).flatten(2), "reshapes channels in groups"),
-        (lambda x: x.reshape(x.shape[0], 4, 3, 2, 5), "in an order"),
+        (lambda x: F.relu(x.reshape(x.shape[0], 4, 3, 2, 5)), "in an order"),
         (lambda x: [(part := x.chunk(2, 1)[0]), part.relu_()][0] + part, "some channels of a larger map"),
         (lambda x: F.layer_norm(x, (6, 5)), r"normalises over \[6, 5\]"),
         (lambda x: F.layer_norm(x, (5,)), "normalises over"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from onnx_models import OPSETS, SPELLINGS, Builder, activation, agree, batch_norm
 
-from compile.graph import Conv, Elementwise, Pool
+from compile.graph import Conv, Elementwise, Move, Pool
 
 opsets = st.sampled_from(OPSETS)
 quick = settings(
@@ -65,6 +66,9 @@ def test_weights_stored_as_sparse_tensors(tmp_path: Path) -> None:
         assert not isinstance(one, Conv) or np.array_equal(one.weight, other.weight)
 
 
+OLD_RUNTIME = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 30)
+
+
 @quick
 @given(st.data(), opsets, st.sampled_from(["MaxPool", "AveragePool"]))
 def test_pooling(tmp_path: Path, data: st.DataObject, opset: int, op: str) -> None:
@@ -80,6 +84,8 @@ def test_pooling(tmp_path: Path, data: st.DataObject, opset: int, op: str) -> No
         attributes["count_include_pad"] = draw(st.integers(0, 1))
     if op == "MaxPool" or opset >= 19:
         attributes["dilations"] = [draw(st.integers(1, 2)), draw(st.integers(1, 2))]
+    if opset >= 19 and OLD_RUNTIME and attributes.get("count_include_pad"):
+        attributes["count_include_pad"] = 0  # it leaves padding behind the last row out of the count
     if draw(st.booleans()):
         del attributes["pads"]
         attributes |= {"auto_pad": draw(st.sampled_from(["SAME_UPPER", "SAME_LOWER", "VALID"])), "ceil_mode": 0}
@@ -179,4 +185,4 @@ def test_padding_goes_into_what_follows(tmp_path: Path, opset: int) -> None:
     # zeros around a maximum are not the minus infinity of its own padding
     largest = build.node("MaxPool", around, kernel_shape=[3, 3], strides=[2, 2])
     graph = agree(build.model(largest), tmp_path / "m.onnx")
-    assert [node.op for node in graph.nodes if isinstance(node, Conv)] == ["conv2d", "pad"]
+    assert [type(node) for node in graph.nodes] == [Conv, Move, Pool]

@@ -71,6 +71,8 @@ def test_native_runs_sparse_layers_sparse(sparse: Path, tmp_path: Path) -> None:
         assert formats[layer.name] == ("offset_stream" if layer.density < 0.8 else "dense")
     assert "offset_stream" in formats.values()
     assert manifest.target.architecture == "portable"
+    assert folder.name == "native-portable-b1"  # beside this machine's own
+    assert manifest.name.endswith(folder.name)
     dense = write(tmp_path / "dense", "dense", 0.0)
     big = open_artifact(lower(dense, tmp_path / "d", "native", (1,), 1, "portable"))
     small = open_artifact(folder)

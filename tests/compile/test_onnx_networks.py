@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 import torchvision
 from graph_interpreter import run_graph
+from onnx_models import export
 from support import prune_randomly
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
@@ -37,18 +37,6 @@ def named(name: str) -> nn.Module:
     return module
 
 
-def export(module: nn.Module, path: Path, opset: int, dynamo: bool, batch_size: int | None = None) -> None:
-    """Write a module; ``batch_size`` fixes the batch, which is dynamic otherwise."""
-    options: dict[str, object] = {"dynamo": dynamo, "opset_version": opset}
-    if batch_size is None and dynamo:
-        options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
-    elif batch_size is None:
-        options |= {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporters' own internals
-        torch.onnx.export(module.eval(), (torch.zeros(batch_size or 2, 3, 64, 64),), path, verbose=False, **options)
-
-
 @pytest.mark.parametrize(
     ("name", "opset", "dynamo"),
     [
@@ -72,7 +60,7 @@ def test_networks_of_torchvision(tmp_path: Path, name: str, opset: int, dynamo: 
     torch.manual_seed(0)
     module = prune_randomly({"convnext": convnext, "densenet": densenet}.get(name, lambda: named(name))(), 0.4)
     try:
-        export(module, tmp_path / "m.onnx", opset, dynamo)
+        export(module, (3, 64, 64), tmp_path / "m.onnx", opset, dynamo)
     except (RuntimeError, ValueError, TypeError) as error:
         if dynamo:
             raise
@@ -106,7 +94,7 @@ def test_batch_size_that_a_file_was_exported_for_need_not_be_the_target_s(tmp_pa
             return self.fc(nn.functional.silu(self.conv(x)).reshape(x.shape[0], 256))
 
     module = Reshaped()
-    export(module, tmp_path / "m.onnx", 18, dynamo=True, batch_size=1)
+    export(module, (3, 64, 64), tmp_path / "m.onnx", 18, dynamo=True, batch_size=1)
     file = read_onnx(tmp_path / "m.onnx")
     assert file.batch == 1
     inputs = torch.randn(4, 3, 64, 64)

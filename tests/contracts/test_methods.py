@@ -55,7 +55,8 @@ ONE_EACH = [case for case in CASES if case[1] in ("half", "2:4", "1x4", "channel
 
 
 class Ragged(nn.Module):
-    """A stem, a depthwise, a grouped and a pointwise convolution, and a linear layer, of odd sizes."""
+    """A stem, a depthwise, a grouped and a pointwise convolution, and a linear layer, of odd sizes; torch's attention
+    with its projections in one weight, and with keys of another width in three."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,13 +64,32 @@ class Ragged(nn.Module):
         self.norm = nn.BatchNorm2d(16)
         self.depthwise = nn.Conv2d(16, 16, 3, groups=16)
         self.grouped = nn.Conv2d(16, 24, 3, groups=2)
+        self.attention = nn.MultiheadAttention(24, 2, batch_first=True)
+        self.cross = nn.MultiheadAttention(24, 3, kdim=16, vdim=16, batch_first=True)
         self.pointwise = nn.Conv2d(24, 5, 1)
         self.head = nn.Linear(5 * 25, 7)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.norm(self.stem(x)))
-        y = torch.relu(self.grouped(self.depthwise(y)))
+        y = self.depthwise(torch.relu(self.norm(self.stem(x))))
+        keys = y.flatten(2).transpose(1, 2)
+        y = torch.relu(self.grouped(y))
+        tokens = y.flatten(2).transpose(1, 2)
+        tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        tokens = tokens + self.cross(tokens, keys, keys, need_weights=False)[0]
+        y = tokens.transpose(1, 2).reshape(y.shape)
         return self.head(torch.relu(self.pointwise(y)).flatten(1))
+
+
+class Attend(nn.Module):
+    """Attention among a map's pixels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(channels, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.attention(tokens, tokens, tokens, need_weights=False)[0]
 
 
 class Run:
@@ -140,9 +160,41 @@ def test_reaches_its_target_in_its_pattern_and_bakes_the_same_bits(method: str, 
     assert pruner.sparsity() == sparsity
     assert type(model.stem) is nn.Conv2d
     assert type(model.head) is nn.Linear
+    assert type(model.attention) is type(model.cross) is nn.MultiheadAttention
     assert not any("parametrizations" in name for name in model.state_dict())
     for layer in layers.values():
         assert not torch.signbit(layer.weight[layer.weight == 0]).any()
+
+
+@pytest.mark.parametrize(("method", "plan"), ONE_EACH)
+def test_attention_reads_the_effective_weight_in_its_fast_path_too(method: str, plan: str, fused: list[Any]) -> None:
+    model, pruner = trained(method, plan)
+    layers = prunable_layers(model)
+    assert {"attention.in_proj", "cross.q_proj", "cross.k_proj", "cross.v_proj"} <= set(layers)
+    expected = model(PICTURES)
+    assert not fused  # torch takes it without gradients alone
+    for bake in (False, True):
+        if bake:
+            pruner.bake()
+        with torch.no_grad():
+            torch.testing.assert_close(model(PICTURES), expected)
+        (weight,) = fused
+        assert torch.equal(weight, layers["attention.in_proj"].weight)
+        fused.clear()
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The projection of each call of torch's fused attention."""
+    seen: list[Any] = []
+    native = torch._native_multi_head_attention
+
+    def watched(*given: Any) -> Any:
+        seen.append(given[5])
+        return native(*given)
+
+    monkeypatch.setattr(torch, "_native_multi_head_attention", watched)
+    return seen
 
 
 @pytest.mark.parametrize(("method", "plan"), ONE_EACH)
@@ -227,7 +279,7 @@ def test_masks_follow_from_the_weights_alone(method: str, plan: str) -> None:
 def test_a_sparse_model_is_traced_by_the_compiler_without_a_break(method: str, plan: str) -> None:
     torch._dynamo.reset()  # it gives up on a function that it has traced for many models
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(200, 7))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), Attend(8), nn.Flatten(), nn.Linear(200, 7))
     pruner = st3.attach(model, PLANS[plan], method)
     pruner.step(1.0)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)

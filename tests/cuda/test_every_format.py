@@ -8,9 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from support import prune_randomly, write_checkpoint
+from several_outputs import Pyramid
+from support import checkpoint_info, prune_randomly, write_checkpoint
 from torch import nn
 
+import st3
 from compile.backend import Effort
 from compile.cuda import proof, whole
 from compile.cuda.candidates import offer
@@ -115,7 +117,7 @@ def test_a_graph_is_faster_than_its_calls_and_cold_is_slower_than_warm() -> None
     assert warm < cold
     replayed.replay()
     with torch.inference_mode():
-        assert torch.allclose(replayed.output, network(replayed.input), atol=1e-2)
+        assert torch.allclose(replayed.outputs[0], network(replayed.input), atol=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,33 @@ def test_the_artifact_answers_like_its_checkpoint_and_says_what_ran(built: Path)
     assert np.array_equal(engine.run(inputs)[manifest.output.name], once)
     assert 0.001 < engine.device_ms(inputs) < 100
     assert engine.device_ms(inputs, cold=True) > 0
+
+
+def test_several_outputs_on_the_gpu_and_on_two_streams(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shape, model = (2, 12, 10), Pyramid()
+    pruner = st3.attach(model, st3.SparsityPlan(sparsity=0.5))
+    pruner.bake()
+    info = checkpoint_info("st3", pruner.plan, shape)
+    checkpoint = st3.write_checkpoint(tmp_path / "checkpoint", model, info, pruner.patterns).folder
+    engine = load(lower(checkpoint, tmp_path, "inductor", (3,), 1, "native", device="cuda", dtype="float32"))
+    assert replay(engine).passed
+    name = engine.artifact.manifest.input.name
+    given = [torch.randn(3, *shape, device="cuda") for _ in range(2)]
+    expected = [engine.run({name: each.cpu().numpy()}) for each in given]
+    streams = [torch.cuda.Stream() for _ in given]
+    torch.cuda.synchronize()
+    for _ in range(20):
+        answers = []
+        for stream, each in zip(streams, given, strict=True):
+            with torch.cuda.stream(stream):
+                answers.append(engine.run_on_device({name: each}))
+        torch.cuda.synchronize()
+        for answer, wanted in zip(answers, expected, strict=True):
+            assert list(answer) == list(wanted)
+            assert len(answer) == len(model(torch.zeros(1, *shape)))
+            for key, value in answer.items():
+                np.testing.assert_array_equal(value.cpu().numpy(), wanted[key])
 
 
 def test_another_gpu_is_refused(built: Path) -> None:

@@ -189,10 +189,31 @@ class Foreign:
         return self.tensor.__dlpack_device__()
 
 
+class Stream:
+    """What is put on a stream, in its order."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def wait_event(self, event: Event) -> None:
+        self.calls.append(f"wait for {event.after}")
+
+
+class Event:
+    """Remembers the stream that it was last recorded on."""
+
+    after: Stream | None = None
+
+    def record(self, stream: Stream) -> None:
+        self.after = stream
+
+
 @pytest.fixture
 def on_gpu(shared: Path, monkeypatch: pytest.MonkeyPatch) -> CudaEngine:
     """The engine of a GPU whose memory is the host's."""
-    zeros, empty = torch.zeros, torch.empty
+    zeros, empty, stream = torch.zeros, torch.empty, Stream()
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     monkeypatch.setattr("runtime.cuda.replay.Replay", Replay)
     monkeypatch.setattr(torch, "zeros", lambda shape, device="", **rest: zeros(shape, **rest))
     monkeypatch.setattr(torch, "empty", lambda shape, pin_memory=False, **rest: empty(shape, **rest))
@@ -212,6 +233,15 @@ def test_a_gpus_tensors_never_pass_through_the_host(on_gpu: CudaEngine, monkeypa
     assert answer.data_ptr() == out.data_ptr()
     assert torch.equal(out, 2 * given[:, 0, 0, :3].reshape(2, 3))
     assert foreign.exports == 1
+
+
+def test_a_run_on_another_stream_waits_for_the_one_before(on_gpu: CudaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Stream(), Stream()
+    for stream in (first, second):
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda stream=stream: stream)
+        on_gpu.run_on_device({"input": torch.randn(SHAPE)})
+    assert first.calls == ["wait for None"]
+    assert second.calls == [f"wait for {first}"]  # the graph's buffers are read until then
 
 
 def test_a_gpus_engine_names_what_does_not_fit(on_gpu: CudaEngine) -> None:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from runtime.serve.model_signature import JSON_LIMIT_BYTES, Output, Signature
@@ -135,6 +135,8 @@ def test_deep_and_long_json_is_refused() -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode), st.none() | st.integers(-2, 250).map(str))
 def test_noise_is_refused_and_nothing_else_happens(body: bytes, header: str | None) -> None:
+    # a body without JSON is the tensor itself, and any bytes are numbers
+    assume(header != "0" or len(body) % SIGNATURE.row_bytes != 0 or not body)
     with pytest.raises(RequestError):
         read_request(SIGNATURE, body, header)
 

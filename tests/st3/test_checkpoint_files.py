@@ -139,7 +139,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 99}, "has schema 99, this version reads up to 3"),
+        ({"schema_version": 99}, "has schema 99, this version reads up to 4"),
         ({"accuracy": "good"}, "is damaged"),
         ({"extra": 1}, "is damaged"),
         ({"files": {}}, "does not list weights.safetensors"),

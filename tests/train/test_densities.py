@@ -26,7 +26,7 @@ def network() -> tuple[dict[str, LayerSize], dict[str, int]]:
             def note(module: nn.Module, inputs: object, output: torch.Tensor, name: str = name) -> None:
                 positions[name] = math.prod(output.shape[2:])
 
-            layer.register_forward_hook(note)
+            layer.module.register_forward_hook(note)
         model(torch.zeros(1, 3, 224, 224))
     return sizes, positions
 

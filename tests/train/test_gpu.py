@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import st3
 from st3.cli import main
 from st3.layers import prunable_layers
+from st3.parametrization import latent
 from st3.registry import find_method, method_names
 from st3.thresholds import Segments, quantiles
 
@@ -113,9 +114,7 @@ def test_a_step_waits_for_nothing_and_can_be_replayed_from_a_graph(method: str, 
     for weights in (prunable_layers(model), prunable_layers(reference)):
         for number, layer in enumerate(weights.values()):
             random = torch.Generator().manual_seed(number)
-            # a layer that the plan leaves dense has a plain weight
-            latent = next(parameter for name, parameter in layer.named_parameters() if "weight" in name)
-            latent.data.add_(torch.randn(latent.shape, generator=random).cuda() * 0.1)
+            latent(layer).data.add_(torch.randn(layer.weight.shape, generator=random).cuda() * 0.1)
     pruner.aim(0.4)
     graph.replay()
     gradients(reference, 0)

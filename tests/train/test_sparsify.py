@@ -63,6 +63,8 @@ def test_both_ways_from_a_checkpoint_and_from_its_weights_alone(dense: Path, eva
     assert at_once["after"]["accuracy"] == found.info.accuracy
     assert at_once["after"]["loss"] != at_once["pruned"]["loss"]
     assert at_once["recalibration_pictures"] == 2048
+    assert at_once["prunable_weights"] == found.info.prunable
+    assert [part["kind"] for part in at_once["beyond"]] == ["biases, normalisations and other vectors"]
     kept, original = found.weights(), load_checkpoint(dense).weights()
     for name in ("0.weight", "3.weight", "9.weight"):
         nonzero = kept[name] != 0
@@ -124,6 +126,7 @@ def test_a_folder_of_pictures_from_training_to_a_sparse_network(own_nets: Path) 
     maps = CliRunner().invoke(main, [*segmenter, "--one-shot", "--sparsity", "0.6"])
     assert maps.exit_code == 0, maps.output
     assert "accuracy not measured: the network does not answer with classes" in maps.output
+    assert "; no method prunes biases, normalisations and other vectors " in maps.stderr
     found = load_checkpoint(own_nets / "segmenter")
     assert (found.info.classes, found.info.evaluation) == ((), "none")
     assert found.exported_program().module()(torch.zeros(1, 3, 32, 32))["out"].shape == (1, 5, 32, 32)

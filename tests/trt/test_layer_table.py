@@ -145,6 +145,16 @@ def test_names_from_torch_tensorrt() -> None:
     assert node_names(f"{name} + {relu}", "") == ("layer1.0.conv1", "layer1.0.relu")
 
 
+def test_torch_tensorrt_names_a_projection_by_its_attention() -> None:
+    name = "[MATRIX_MULTIPLY]-[aten_ops.linear.default]-[block.attention/linear]"
+    engine = EngineLayer(name, "gemm", "sm80_xmma_gemm_sparse", node_names(name, ""))
+    packed, other = judge(
+        ["block.attention.in_proj", "block.attention.out_proj"], fits("a"), read_log([]), (engine,), TRT
+    )
+    assert (packed.sparse, packed.kernel, packed.fused) == (True, "sm80_xmma_gemm_sparse", ())
+    assert other.kernel == ""
+
+
 def test_which_weights_are_two_of_four() -> None:
     weight = np.ones((8, 8, 3, 3), np.float16)
     assert why_not(weight) == "no zeros"
