@@ -12,10 +12,12 @@ DTYPE ?= float16
 OUT ?= runs/$(RECIPE)
 # CPU threads of training; latency is measured with one thread and with this many
 THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -lt 2 ] && echo $$n || echo 2)
-# of the CPU engine's benchmark: networks of torchvision, interleaved rounds, weights whose steps are timed
+# of the CPU engine's benchmark: networks of torchvision, interleaved rounds, weights whose steps are timed, options of
+# `st3 compile` for the native artifacts (--no-tune)
 NETWORKS ?= resnet50
 ROUNDS ?= 25
 STEPS ?=
+NATIVE ?=
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -110,7 +112,7 @@ $(CPU)/%/artifacts/compiled.json: $(CPU)/%/checkpoints/complete $(COMPILER)
 	$(ST3) compile $(<D)/dense --out $(@D) --batch-size 1 --batch-size 16 --backend onnxruntime \
 	  $(if $(filter resnet50,$*),--backend inductor)
 	$(ST3) compile $(patsubst %,$(<D)/%,$(filter-out dense,$(WEIGHTS))) --out $(@D) --backend onnxruntime
-	$(ST3) compile $(WEIGHTS:%=$(<D)/%) --out $(@D) --batch-size 1 --batch-size 16 --backend native --force --json >$@
+	$(ST3) compile $(WEIGHTS:%=$(<D)/%) --out $(@D) --batch-size 1 --batch-size 16 --backend native $(NATIVE) --force --json >$@
 
 # methods side by side, three seeds; some 40 minutes on two cores, goes on where it was stopped
 bench-methods: | $(VENV)/ready

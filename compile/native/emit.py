@@ -13,8 +13,8 @@ from collections.abc import Callable
 import msgspec
 
 from compile.graph import AdaptivePool, Attention, Concat, Conv, LayerNorm, Mean, Move, Pool, Resize
-from compile.native.emit_channels import emit_channel_conv
 from compile.native.emit_conv import emit_conv
+from compile.native.emit_dense import emit_dense_conv
 from compile.native.emit_elementwise import emit_elementwise, emit_layer_norm
 from compile.native.emit_moves import emit_gather, emit_scatter
 from compile.native.emit_pool import emit_adaptive_pool, emit_mean, emit_pool
@@ -123,7 +123,7 @@ def _piece(plan: Plan, step: Step, schedules: dict[str, Schedule], isa: Isa, fil
     node = step.node
     if isinstance(node, Conv):
         schedule = schedules[node.output]
-        write = emit_channel_conv if KERNELS[schedule.format].channel_lanes else emit_conv
+        write = emit_dense_conv if KERNELS[schedule.format].dense else emit_conv
         return write(plan, step, node, schedule, file)
     if isinstance(node, Pool):
         return emit_pool(plan, step, node, file)

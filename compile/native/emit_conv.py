@@ -44,7 +44,7 @@ def emit_conv(plan: Plan, step: Compute, node: Conv, schedule: Schedule, file: W
     """A convolution: one task per block of output rows and part of the output channels."""
     assert step.window is not None
     source, target = plan.tensors[step.inputs[0]], plan.tensors[node.output]
-    constants = _constants(node, step.window, source, target, schedule)
+    constants = shape_constants(node, step.window, source, target, schedule)
     blocks = -(-target.geometry.rows // schedule.tile_rows)
     tiling = Tiling(blocks, schedule.tile_rows, "each_tile<S>(block, {})", "cut.bounds[low], cut.bounds[high]")
     return conv_piece(plan, step, node, schedule, constants, node.bias, tiling, file)
@@ -101,7 +101,7 @@ def _unit(kernel: Kernel, constants: dict[str, str], call: str, lanes: int) -> U
     lines = [
         "// Generated; what the names mean is said in the headers.",
         f"#define ST3_LANES {lanes}",
-        f'#include "{kernel.name}.h"',
+        f'#include "{kernel.header or kernel.name}.h"',
         "namespace st3 {",
         "namespace {",
         struct(f"Shape_{name}", constants),
@@ -129,7 +129,7 @@ def _taps(plan: Plan, step: Compute, node: Conv, window: Window) -> Taps:
     )
 
 
-def _constants(
+def shape_constants(
     node: Conv,
     window: Window,
     source: Placement,
@@ -144,7 +144,6 @@ def _constants(
         "int TILE_COLUMNS": str(schedule.tile_columns),
         "int BLOCK": str(schedule.cut.block),
         "int CHANNELS": str(target.channels),
-        "int TAPS": str(node.weight[0].size),
         "long X_ROW": str(window.stride[0] * source.row_stride),
         "long X_COLUMN": str(window.stride[1] * source.vector),
         "long Y_ROW": str(target.row_stride),

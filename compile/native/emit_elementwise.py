@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compile.graph import Elementwise, LayerNorm
-from compile.native.pieces import Piece, array, exchange, literal, origin, output_constants, per_row
+from compile.native.pieces import Piece, array, exchange, literal, origin, output_constants, per_row, row_columns
 from compile.native.plan import Plan
 from compile.native.steps import Compute
 from compile.native.weights import WeightFile
@@ -45,11 +45,9 @@ def emit_layer_norm(plan: Plan, step: Compute, node: LayerNorm, file: WeightFile
         "long X_CHANNEL": str(source.channel_stride),
     }
     whole = exchange(plan, node.output, "row, row + 1", f"0, {target.channels}")
-    runs = 1 if whole or rows >= _ROWS else -(-columns // _RUN)
-    across = columns if runs == 1 else _RUN
+    runs, cut = row_columns(columns, None if whole or rows >= _ROWS else _RUN)
     body = (
-        f"        const int row = task / {runs}, first = task % {runs} * {across};\n"
-        f"        const int last = first + {across} < {columns} ? first + {across} : {columns};\n"
+        f"        const int row = task / {runs};\n{cut}"
         f"        normalise_row<S>(arena + {origin(plan, step.inputs[0])}, arena + {origin(plan, node.output)},\n"
         f"            {array('float', file.add(node.weight))}, {array('float', file.add(node.bias))},\n"
         f"            row, first, last);\n"

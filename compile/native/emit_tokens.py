@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from compile.graph import Attention, Move
 from compile.native.geometry import Geometry, Placement, float_offset, some_pixels
 from compile.native.isa import Isa
-from compile.native.pieces import Piece, array, exchange, literal, origin, output_constants, per_row
+from compile.native.pieces import Piece, array, exchange, literal, origin, output_constants, per_row, row_columns
 from compile.native.plan import Plan
 from compile.native.steps import Compute
 from compile.native.weights import WeightFile
@@ -61,8 +61,7 @@ def emit_attention(plan: Plan, step: Compute, node: Attention, isa: Isa, file: W
         "long Y_CHANNEL": str(target.channel_stride),
     }
     rows, whole = geometry.rows, exchange(plan, node.output, "row, row + 1", "low, high")
-    runs = 1 if whole or rows * heads >= _TASKS else -(-geometry.columns // queries)
-    across = geometry.columns if runs == 1 else queries
+    runs, cut = row_columns(geometry.columns, None if whole or rows * heads >= _TASKS else queries)
     places = ", ".join(
         f"arena + {origin(plan, name) + first * placement.channel_stride} + row * {placement.row_stride}"
         f" + head * {size * placement.channel_stride}"
@@ -74,9 +73,7 @@ def emit_attention(plan: Plan, step: Compute, node: Attention, isa: Isa, file: W
         )
     )
     body = (
-        f"        const int row = task / {heads * runs}, head = task / {runs} % {heads};\n"
-        f"        const int first = task % {runs} * {across};\n"
-        f"        const int last = first + {across} < {geometry.columns} ? first + {across} : {geometry.columns};\n"
+        f"        const int row = task / {heads * runs}, head = task / {runs} % {heads};\n{cut}"
         f"        attend_columns<S>({{{places},\n"
         f"            {array('float', file.add(node.scale))}[head], {_bias(node, geometry, tokens[0], file)}}},\n"
         f"            {{{', '.join(array('int32_t', file.add(table)) for table in tokens[1:])}}}, first, last);\n"

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.format import find_format
+from compile.formats.dense import input_step
 from compile.formats.offset_stream import offset_type
 from compile.graph import Conv
 from compile.native.taps import Taps
 
 
 class Kernel(msgspec.Struct, frozen=True):
-    """One kernel; its format is ``compile/formats/<name>.py``, its code ``kernels/<name>.h``.
+    """One kernel; its format is ``compile/formats/<name>.py``, its code ``kernels/<header>.h`` (its name by default).
 
     ``type`` is the C++ class template. It is built from ``arrays`` of the packed weight (C++ type and attribute, in the
     order of its members) and what a task is given; where it ``narrows``, offsets have as few bits as they can.
@@ -33,6 +34,12 @@ class Kernel(msgspec.Struct, frozen=True):
     registers: Callable[[int, int], int]
     narrows: bool = False
     channel_lanes: bool = False
+    header: str = ""
+
+    @property
+    def dense(self) -> bool:
+        """Whether it multiplies with zeros as well."""
+        return self.type == "Dense"
 
     def reject(self, conv: Conv) -> str | None:
         """Why this kernel cannot or should not run a convolution, or ``None``."""
@@ -42,6 +49,8 @@ class Kernel(msgspec.Struct, frozen=True):
 
     def constants(self, taps: Taps, shape: tuple[int, ...]) -> dict[str, str]:
         """What its code must know of a weight beside the convolution's shape; not how the weight is cut."""
+        if self.dense:
+            return {"bool CHANNEL_LANES": str(self.channel_lanes).lower(), "long X_INPUT": str(input_step(taps, shape))}
         return {"int OFFSET_BITS": str(8 * offset_type(taps, shape).itemsize)} if self.narrows else {}
 
     def call(self) -> str:
@@ -50,7 +59,14 @@ class Kernel(msgspec.Struct, frozen=True):
         return f"{self.type}<S>{{{members}\n      work}}"
 
 
+_DENSE = (("Run", "runs"), ("Chunk", "sections"), ("float", "matrix"))
+_DENSE_BLOCKS = (9, 8, 6, 5, 4, 3, 2, 1)
 _STREAM = (("Segment", "segments"), ("Row", "rows"), ("float", "weights"), ("Offset<S>", "offsets"))
+
+
+def _dense_registers(vectors: int, block: int) -> int:
+    """The sums, the fewer of inputs and weights, and one of the others."""
+    return vectors * block + min(vectors, block) + 1
 
 
 # In the order in which a layer is offered to them where nothing is measured.
@@ -93,19 +109,20 @@ KERNELS: dict[str, Kernel] = {
         Kernel(
             name="dense",
             type="Dense",
-            blocks=(4, 3, 2),
+            blocks=_DENSE_BLOCKS,
             grouped=False,
-            arrays=(("int32_t", "offsets"), ("float", "matrix")),
-            registers=lambda vectors, block: vectors * block + block + 1,
+            arrays=_DENSE,
+            registers=_dense_registers,
         ),
         Kernel(
             name="dense_channels",
-            type="DenseChannels",
-            blocks=(8, 4, 3, 2, 1),
+            type="Dense",
+            blocks=_DENSE_BLOCKS,
             grouped=False,
-            arrays=(("Run", "runs"), ("Chunk", "sections"), ("float", "matrix")),
-            registers=lambda vectors, block: vectors * block + block + 1,
+            arrays=_DENSE,
+            registers=_dense_registers,
             channel_lanes=True,
+            header="dense",
         ),
     )
 }

@@ -103,3 +103,15 @@ def output_constants(target: Placement) -> dict[str, str]:
         "long Y_ROW": str(target.row_stride),
         "long Y_CHANNEL": str(target.channel_stride),
     }
+
+
+def row_columns(columns: int, run: int | None) -> tuple[int, str]:
+    """Into how many runs of ``run`` columns a row is cut (``None``: it stays whole), and C++ of a task's run.
+
+    The C++ takes the run's number from ``task`` and names its columns ``[first, last)``.
+    """
+    across = columns if run is None else run
+    runs = -(-columns // across)
+    place = f"task % {runs} * {across}" if runs > 1 else "0"
+    last = f"first + {across} < {columns} ? first + {across} : {columns}" if runs > 1 else str(columns)
+    return runs, f"        const int first = {place}, last = {last};\n"

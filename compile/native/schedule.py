@@ -14,8 +14,8 @@ import numpy as np
 from compile.format import Cut
 from compile.graph import Conv
 from compile.native import channel_layout
-from compile.native.channel_schedule import channel_tiles
-from compile.native.isa import Isa
+from compile.native.dense_schedule import dense_tiles
+from compile.native.isa import Isa, cache_bytes
 from compile.native.kernel_table import KERNELS, Kernel
 from compile.native.plan import Plan
 from compile.native.steps import Compute
@@ -37,12 +37,14 @@ class Schedule(msgspec.Struct, frozen=True):
         return self.format, self.tile_rows, self.tile_columns, self.cut.block
 
 
-_L2_FMA_CYCLES = 1.0
+_FAR_FMA_CYCLES = 2.3
+_L2_FMA_CYCLES = 1.15
 _L1_FMA_CYCLES = 0.55
 _FMA_CYCLES = 0.5
 _ROW_CYCLES = 10.0
+_FAR_SUM_CYCLES = 2.0
 _GROUPS = 8
-_L1_SHARE = 0.9
+_L1_SHARE, _L2_SHARE = 0.9, 0.4
 _SHARED = 0.6  # of a weight's loads that its pair saves, times the density
 _PAIR_CYCLES = 5.0
 _PAIR_GROUP = 64  # output channels among which pairs are sought
@@ -52,35 +54,40 @@ def candidates(plan: Plan, step: Compute, isa: Isa, l1: int) -> list[Schedule]:
     """Every schedule of a convolution, the model's cheapest first; ``l1`` is the cache's size in bytes."""
     conv = step.node
     assert isinstance(conv, Conv)
+    kernels, reason = _usable(plan, conv, isa)
+    caches = (l1, cache_bytes(2, isa))
+    found: list[Schedule] = []
+    for kernel in kernels:
+        if kernel.dense:
+            tiles = dense_tiles(plan, step, isa, kernel)
+            found += [Schedule(kernel.name, reason, t.rows, t.columns, t.cut, t.cycles) for t in tiles]
+        else:
+            kept = int(np.count_nonzero(conv.weight))
+            found += [
+                _cost(plan, step, caches, kernel.name, reason, kept, tile, chunk)
+                for tile in _tiles(plan, step, isa, kernel)
+                for chunk in _chunks(conv)
+            ]
+    return sorted(found, key=lambda option: option.cycles)
+
+
+def _usable(plan: Plan, conv: Conv, isa: Isa) -> tuple[list[Kernel], str]:
+    """The kernels that a convolution is offered to, and what is said of it in the layer table."""
+    reason = f"density {np.count_nonzero(conv.weight) / conv.weight.size:.3f}"
     if plan.tensors[conv.output].geometry.lane_channels > 1:
-        reason = f"density {np.count_nonzero(conv.weight) / conv.weight.size:.3f}"
-        return [
-            Schedule("dense_channels", reason, tile.rows, tile.columns, tile.cut, tile.cycles)
-            for tile in channel_tiles(plan, step, isa)
-        ]
+        return [KERNELS["dense_channels"]], reason
     kernels = {name: kernel for name, kernel in KERNELS.items() if not kernel.channel_lanes}
     reasons = {name: kernel.reject(conv) for name, kernel in kernels.items()}
     usable = [kernel for name, kernel in kernels.items() if reasons[name] is None]
-    kept = int(np.count_nonzero(conv.weight))
-    density = kept / conv.weight.size
-    if usable:
-        only_dense = reasons["offset_stream"] if usable == [KERNELS["dense"]] else None
-        reason = only_dense or f"density {density:.3f}"
-        if only_dense:
-            other = channel_layout.reject(plan.graph, isa)
-            reason += "" if other is None else f"; pixels in the lanes because of {other}"
-        if reasons["block_stream"] is None:
-            reason += ", in full blocks of 4 output channels"
-    else:
-        usable = [KERNELS["offset_stream"]]  # it can run whatever there is
-        reason = f"density {density:.3f}, but the dense kernel takes no grouped convolution"
-    options = [
-        _cost(plan, step, l1, kernel.name, reason, kept, tile, chunk)
-        for kernel in usable
-        for tile in _tiles(plan, step, isa, kernel)
-        for chunk in _chunks(conv)
-    ]
-    return sorted(options, key=lambda option: option.cycles)
+    if not usable:  # the stream can run whatever there is
+        return [KERNELS["offset_stream"]], f"{reason}, but the dense kernel takes no grouped convolution"
+    if usable == [KERNELS["dense"]]:
+        other = channel_layout.reject(plan.graph, isa)
+        reason = reasons["offset_stream"] or reason
+        reason += "" if other is None else f"; pixels in the lanes because of {other}"
+    if reasons["block_stream"] is None:
+        reason += ", in full blocks of 4 output channels"
+    return usable, reason
 
 
 def options(plan: Plan, isa: Isa, l1: int) -> dict[str, list[Schedule]]:
@@ -129,11 +136,18 @@ def _chunks(conv: Conv) -> list[int]:
     channels = conv.weight.shape[1] * conv.groups
     if conv.groups > 1:
         return [channels]
-    return sorted({min(size, channels) for size in (8, 16, 32, 64, 128, 256, channels)})
+    return sorted({min(size, channels) for size in (8, 16, 32, 64, 96, 128, 256, channels)})
 
 
 def _cost(
-    plan: Plan, step: Compute, l1: int, form: str, reason: str, kept: int, tile: tuple[int, int, int], chunk: int
+    plan: Plan,
+    step: Compute,
+    caches: tuple[int, int],
+    form: str,
+    reason: str,
+    kept: int,
+    tile: tuple[int, int, int],
+    chunk: int,
 ) -> Schedule:
     conv, window = step.node, step.window
     assert isinstance(conv, Conv)
@@ -141,7 +155,6 @@ def _cost(
     source, geometry = plan.tensors[step.inputs[0]], plan.tensors[conv.output].geometry
     rows, columns, block = tile
     outputs, _, kernel_rows, kernel_columns = conv.weight.shape
-    nonzeros = conv.weight.size if form == "dense" else kept
     channels = conv.weight.shape[1] * conv.groups
     chunks = -(-channels // chunk)
     tiles = -(-geometry.rows // rows) * -(-geometry.columns // columns)
@@ -149,18 +162,22 @@ def _cost(
     reach_rows = (rows - 1) * window.stride[0] + (kernel_rows - 1) * window.dilation[0] + 1
     reach_columns = (columns - 1) * window.stride[1] + (kernel_columns - 1) * window.dilation[1] + 1
     footprint = reach_rows * reach_columns * chunk * source.vector
-    fma = _L1_FMA_CYCLES if footprint <= _L1_SHARE * l1 else _L2_FMA_CYCLES
+    fma = _FAR_FMA_CYCLES
+    if footprint <= _L2_SHARE * caches[1]:
+        fma = _L1_FMA_CYCLES if footprint <= _L1_SHARE * caches[0] else _L2_FMA_CYCLES
     if form == "pair_stream":
         # what two channels have in common is loaded once, but fewer loops' ends are foreseen
-        shared = max(_FMA_CYCLES, fma * (1 - _SHARED * nonzeros / conv.weight.size))
+        shared = max(_FMA_CYCLES, fma * (1 - _SHARED * kept / conv.weight.size))
         per_tap, per_row = _tap_and_row(form, vectors, 1, shared)
         per_row += _PAIR_CYCLES
-        steps, group = float(nonzeros), _PAIR_GROUP
+        steps, group = float(kept), _PAIR_GROUP
     else:
         per_tap, per_row = _tap_and_row(form, vectors, block, fma)
-        steps, group = nonzeros / block, 8 * block
-    sums = outputs * chunks * per_row
-    fill = chunks * footprint / 32 + (nonzeros * 8 / block) / 16
+        steps, group = kept / block, 8 * block
+    # between chunks the sums of a large result wait beyond the second cache
+    waiting = vectors * _FAR_SUM_CYCLES if plan.tensors[conv.output].size > caches[1] else 0.0
+    sums = outputs * (chunks * per_row + (chunks - 1) * waiting)
+    fill = chunks * footprint / 32 + (kept * 8 / block) / 16
     cycles = tiles * (steps * per_tap + sums + fill)
     groups = max(1, min(_GROUPS, outputs // group))
     return Schedule(form, reason, rows, columns, Cut(chunk, groups, block), cycles)

@@ -13,7 +13,10 @@ from compile.native.steps import Compute, Gather, step_reads, step_writes
 
 # Cycles per vector. Measured orders of magnitude on Zen 5 and Emerald Rapids; they only rank alternatives.
 _FMA = 0.75
+_DENSE_FMA = 0.57
 _CHANNEL_FMA = 0.45  # with channels in the lanes: fewer loads
+_WAIT = 6.0  # of a dense layer's sums, each time that its inputs do not fit the L2 cache
+_NEAR = 0.4  # of the L2 cache that inputs may fill
 _GATHER = 20.0
 _EDGE = 6.0
 _L2, _L3, _MEMORY = 1 / 48, 1 / 12, 1 / 4  # per byte moved; the last-level cache is shared, a core has a few L2s of it
@@ -66,7 +69,8 @@ def cost(plan: Plan, kept: dict[str, int], l2: int) -> float:
             target = plan.tensors[step.node.output]
             vectors = target.geometry.rows * target.geometry.columns
             if isinstance(step.node, Conv):
-                total += _conv_cost(step.node, target, kept[step.node.output])
+                source = plan.tensors[step.inputs[0]]
+                total += _conv_cost(step.node, source, target, kept[step.node.output], l2)
             elif isinstance(step.node, Move):
                 total += _GATHER * vectors * target.channels
             elif isinstance(step.node, Attention):
@@ -76,13 +80,17 @@ def cost(plan: Plan, kept: dict[str, int], l2: int) -> float:
     return total
 
 
-def _conv_cost(conv: Conv, target: Placement, nonzeros: int) -> float:
+def _conv_cost(conv: Conv, source: Placement, target: Placement, nonzeros: int, l2: int) -> float:
     """Multiply-adds, and weights: a large network's are gone from the cache when the next pictures come."""
     positions = target.geometry.rows * target.geometry.columns
     if target.geometry.lane_channels > 1:
         inputs = int(conv.weight[0].size)
         return (_CHANNEL_FMA * positions + _L3 * target.vector) * target.channels * inputs
-    return (_FMA * positions + _L3 * _WEIGHT_BYTES) * nonzeros
+    sparse = (_FMA * positions + _L3 * _WEIGHT_BYTES) * nonzeros
+    if conv.groups > 1:
+        return sparse
+    waits = int(source.size / (_NEAR * l2)) * positions * target.channels
+    return min(sparse, (_DENSE_FMA * positions + _L3 * 4) * conv.weight.size + _WAIT * waits)
 
 
 def _nonzeros(graph: Graph) -> dict[str, int]:

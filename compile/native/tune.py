@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from compile.native import tuning_cache
 from compile.native.builder import Builder
 from compile.native.emit import Source, emit
+from compile.native.kernel_table import KERNELS
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule, options, without_joins
 from compile.native.trial import open_library, step_times
@@ -47,9 +48,9 @@ class Tuner:
 
     def versions(self) -> list[list[dict[str, Schedule]]]:
         """Per set of codes the versions that one library runs: the same codes, with several chunk sizes."""
-        by_code = {name: _by_code(schedules) for name, schedules in self.options.items()}
+        by_code = {name: _tried(_by_code(schedules)) for name, schedules in self.options.items()}
         found = []
-        for index in range(min(_CODES, max(len(codes) for codes in by_code.values()))):
+        for index in range(max(len(codes) for codes in by_code.values())):
             chosen = {name: codes[index % len(codes)] for name, codes in by_code.items()}
             count = min(_CUTS, max(len(cuts) for cuts in chosen.values()))
             found.append([{name: cuts[i % len(cuts)] for name, cuts in chosen.items()} for i in range(count)])
@@ -154,6 +155,13 @@ def _by_code(schedules: list[Schedule]) -> list[list[Schedule]]:
     for schedule in schedules:
         found.setdefault(schedule.code, []).append(schedule)
     return list(found.values())
+
+
+def _tried(codes: list[list[Schedule]]) -> list[list[Schedule]]:
+    """The codes that are compiled: the model's best, the dense kernel's best always among them."""
+    dense = [code for code in codes if KERNELS[code[0].format].dense]
+    first = codes[:_CODES]
+    return first if not dense or dense[0] in first else [*first[:-1], dense[0]]
 
 
 def _with_reasons(chosen: dict[str, Schedule], ranked: dict[str, list[Schedule]]) -> dict[str, Schedule]:

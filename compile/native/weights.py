@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,24 +15,31 @@ from compile.native.taps import Taps
 from runtime.abi import WEIGHT_MAGIC
 
 _ALIGN = 64
+_REMEMBERED = 2**31  # bytes of packed weights; a large network's versions would fill the memory
 
 
 class Packs:
-    """Packed weights and their digests, each made once: the tuner emits one network in many versions.
+    """Packed weights and their digests, made once where they fit: the tuner emits one network in many versions.
 
     Weights are told apart by where they are, so this must not outlive them.
     """
 
     def __init__(self) -> None:
         self._packed: dict[tuple[int, str, Taps, Cut], Any] = {}
+        self._room = _REMEMBERED
         self._digests: dict[int, bytes] = {}
 
     def pack(self, form: str, weight: NDArray[np.float32], taps: Taps, cut: Cut) -> Any:
         """``weight`` in a format."""
         key = (id(weight), form, taps, cut)
-        if key not in self._packed:
-            self._packed[key] = find_format(form).pack(weight, taps, cut)
-        return self._packed[key]
+        if key in self._packed:
+            return self._packed[key]
+        packed = find_format(form).pack(weight, taps, cut)
+        size = sum(value.nbytes for value in msgspec.structs.astuple(packed) if isinstance(value, np.ndarray))
+        if size <= self._room:
+            self._packed[key] = packed
+            self._room -= size
+        return packed
 
     def digest(self, weight: NDArray[np.float32]) -> bytes:
         """SHA-256 of a weight's bytes."""

@@ -13,14 +13,16 @@ from networks import small_network
 from support import Compiler, capture_module, prune_randomly
 from torch import nn
 
+from compile.format import Cut
 from compile.from_torch import read_graph
-from compile.native import tune, tuning_cache
+from compile.native import tune, tuning_cache, weights
 from compile.native.builder import Builder
 from compile.native.emit import emit
 from compile.native.isa import ISAS, isa_for
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule, options, without_joins
 from compile.native.select import choose_plan
+from compile.native.taps import Taps
 from compile.native.trial import aligned, open_library, pointers
 from compile.native.weights import Packs
 from compile.passes.simplify import simplify
@@ -229,3 +231,24 @@ def test_each_instruction_set_has_candidates_that_fit_its_registers() -> None:
         for ranked in options(plan, isa, L1).values():
             assert ranked
             assert ranked == sorted(ranked, key=lambda option: option.cycles)
+
+
+def test_the_dense_kernel_is_always_among_what_is_tried() -> None:
+    plan = plan_of(two_layers(), (3, 13, 11))
+    one = next(iter(options(plan, isa_for("native"), L1).values()))[0]
+    streams = [[msgspec.structs.replace(one, format="offset_stream", tile_columns=width)] for width in range(1, 10)]
+    dense = [msgspec.structs.replace(one, format="dense")]
+    assert tune._tried([*streams, dense]) == [*streams[: tune._CODES - 1], dense]
+    assert tune._tried([dense, *streams]) == [dense, *streams[: tune._CODES - 1]]
+    assert tune._tried(streams) == streams[: tune._CODES]
+
+
+def test_packed_weights_are_remembered_while_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    ones, taps, cut = np.ones((4, 8, 1, 1), np.float32), Taps(8, 1, 64, 64, 64, 64), Cut(8, block=4)
+    packs = Packs()
+    assert packs.pack("dense", ones, taps, cut) is packs.pack("dense", ones, taps, cut)
+    monkeypatch.setattr(weights, "_REMEMBERED", 100)
+    packs = Packs()
+    first, second = (packs.pack("dense", ones, taps, cut) for _ in range(2))
+    assert first is not second
+    assert np.array_equal(first.matrix, second.matrix)
