@@ -132,6 +132,7 @@ check: $(VENV)/ready
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy scripts
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m bench.published README.md --check
 

@@ -43,7 +43,7 @@ DEVICE = "cuda" if HERE else "cpu"
 ROUNDS = 21 if HERE else 2
 SIDE = 224 if HERE else 32
 CLASSES = 1000
-Function = Callable[[Tensor], Tensor]
+Function = Callable[[Tensor], object]
 
 
 def say(text: str) -> None:
@@ -66,7 +66,8 @@ def prune_two_of_four(model: nn.Module) -> None:
         for layer in prunable_layers(model).values():
             weight = layer.weight
             if weight.shape[1] % 4 == 0:
-                fours = weight.movedim(1, -1).unflatten(-1, (-1, 4))
+                last = weight.movedim(1, -1)
+                fours = last.reshape(*last.shape[:-1], -1, 4)
                 smallest = fours.abs().argsort(-1)[..., :2]
                 weight.copy_(fours.scatter(-1, smallest, 0.0).flatten(-2).movedim(-1, 1))
 
@@ -119,14 +120,11 @@ def measure(networks: dict[str, Function], inputs: Tensor) -> dict[str, dict[str
 
     Each round begins with another network; the call before the timed one keeps the GPU busy while that is started.
     """
-    calls: dict[str, Callable[[], object]] = {}
+    calls: dict[str, Callable[[], None]] = {}
     for name, network in networks.items():
-        if not HERE:
-            calls[name] = lambda network=network: network(inputs)  # type: ignore[misc]
-            continue
-        calls[name] = Replay(network, inputs).replay
+        calls[name] = Replay(network, inputs).replay if HERE else _called(network, inputs)
     if HERE:
-        calls["eager without a graph"] = lambda: networks["eager"](inputs)
+        calls["eager without a graph"] = _called(networks["eager"], inputs)
     found: dict[str, dict[str, list[float]]] = {name: {"us": [], "us_cold": []} for name in calls}
     for number in range(ROUNDS):
         order = [*list(calls)[number % len(calls) :], *list(calls)[: number % len(calls)]]
@@ -142,6 +140,13 @@ def measure(networks: dict[str, Function], inputs: Tensor) -> dict[str, dict[str
     return found
 
 
+def _called(network: Function, inputs: Tensor) -> Callable[[], None]:
+    def call() -> None:
+        network(inputs)
+
+    return call
+
+
 def floor_us(job: Job, choices: dict[str, Choice], network: Function, inputs: Tensor) -> tuple[int, float, float]:
     """Kernels of one call, the time of as many that do nothing in one graph, and the sum of the layers' rooflines."""
     launch = cost_model.RATES[job.target.architecture].launch_us
@@ -153,7 +158,8 @@ def floor_us(job: Job, choices: dict[str, Choice], network: Function, inputs: Te
     count = sum(len(event.kernels) for event in profile.events())
     one = torch.zeros(1, device=DEVICE)
 
-    def nothing(_: Tensor) -> Tensor:
+    def nothing(x: Tensor) -> Tensor:
+        del x
         for _ in range(count):
             one.add_(1.0)
         return one

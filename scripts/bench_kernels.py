@@ -84,7 +84,8 @@ def random_weight(
     kept = generator.permuted(np.arange(blocks * inputs)) < density * blocks * inputs
     mask = np.repeat(kept.reshape(blocks, inputs), block, axis=0)[:outputs]
     weight = generator.standard_normal((outputs, inputs)) * mask * np.sqrt(2 / (inputs * density))
-    return weight.astype(np.float32)[:, :, None, None]
+    scaled: NDArray[np.float32] = weight.astype(np.float32)[:, :, None, None]
+    return scaled
 
 
 def make_case(graph: Graph, isa: Isa, codes: int) -> Case:

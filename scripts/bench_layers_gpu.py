@@ -17,8 +17,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +31,7 @@ from compile.cuda.format import DENSE, format_names
 from compile.cuda.problem import ConvProblem
 from compile.cuda.sites import Site
 from compile.cuda.stopwatch import build_ahead
+from compile.passes.fours import HOPELESS, broken, mend, pack_rows, rows_of
 from runtime.cuda import gpu
 from runtime.cuda.replay import replay_us
 from train.densities import LayerSize, densities, parse_weights
@@ -144,9 +147,11 @@ def _problems(network: str, batch: int, side: int, dtype: str) -> Iterator[tuple
         else:
             assert isinstance(module, nn.Conv2d)
             last = name.endswith(_LAST.get(type(model.get_submodule(name.rpartition(".")[0])).__name__, "\0"))
+            batch_, channels, height, width = inputs[0].shape
             problem = ConvProblem(
-                *inputs[0].shape, output.shape[1], module.kernel_size, module.stride, module.padding, module.dilation,
-                module.groups, "identity" if "downsample" in name else "relu", last, dtype,
+                batch_, channels, height, width, output.shape[1], _pair(module.kernel_size), _pair(module.stride),
+                _pair(module.padding), _pair(module.dilation), module.groups,
+                "identity" if "downsample" in name else "relu", last, dtype,
             )  # fmt: skip
         seen.append((name, problem))
 
@@ -203,13 +208,23 @@ def _line(layer: Layer, weights: str, site: Site, run: Run) -> dict[str, object]
     }  # fmt: skip
 
 
+def _pair(sizes: tuple[int, ...] | str) -> tuple[int, int]:
+    height, width = map(int, sizes)
+    return height, width
+
+
 def make_weight(layer: Layer, weights: str, given: argparse.Namespace) -> Tensor:
-    """Gaussian, pruned by magnitude: two of four inputs, or to the share that a network's plan leaves this layer."""
+    """Gaussian, pruned by magnitude: two of four inputs, or to the share that a network's plan leaves this layer.
+
+    Of the latter the inputs are put in an order in which they are 2:4, if there is one: the compiler does that, but
+    has one order for all layers that read a map.
+    """
     problem = layer.problem
     weight = torch.randn(problem.weight_shape, generator=torch.Generator().manual_seed(0))
     if weights == TWO_OF_FOUR:
         channels = weight.shape[1]
-        fours = F.pad(weight, (0, 0, 0, 0, 0, -channels % 4)).unflatten(1, (-1, 4))
+        fours = F.pad(weight, (0, 0, 0, 0, 0, -channels % 4))
+        fours = fours.reshape(len(weight), -1, 4, *weight.shape[2:])
         weight = fours.scatter(2, fours.abs().argsort(dim=2)[:, :, :2], 0.0).flatten(1, 2)[:, :channels].contiguous()
         share = 0.5
     else:
@@ -220,7 +235,19 @@ def make_weight(layer: Layer, weights: str, given: argparse.Namespace) -> Tensor
         sizes = {n: LayerSize(p.numel(), p[0].numel()) for n, p in model.named_parameters() if p.dim() > 1}
         share = densities(parse_weights(weights), sizes)[f"{layer.name}.weight"]
         prune(weight, share)
-    return weight * (2 / (problem.reduction * max(share, 1e-4))) ** 0.5
+        weight = _ordered(weight)
+    scaled: Tensor = weight * (2 / (problem.reduction * max(share, 1e-4))) ** 0.5
+    return scaled
+
+
+def _ordered(weight: Tensor) -> Tensor:
+    channels = weight.shape[1]
+    bits = pack_rows(rows_of(weight.numpy(), 0, channels))
+    identity = np.arange(channels)
+    if channels % 4 or broken(bits, identity) > HOPELESS * channels / 4:
+        return weight
+    order, left = mend(bits, identity)
+    return weight if left else weight[:, torch.from_numpy(order)].contiguous()
 
 
 def measure(site: Site, candidates: list[Candidate], rounds: int) -> list[Run]:
@@ -270,13 +297,13 @@ def capture(
     inputs: list[tuple[Tensor, Tensor | None]],
     wanted: Tensor,
     calls: int,
-    pool: tuple[int, int],
+    pool: Any,
 ) -> Run:
     """Check the candidate's result, then its graph of ``calls`` calls on modules and inputs that take turns."""
     first = place(site, candidate).to("cuda")
     modules = [first, *(copy.deepcopy(first) for _ in inputs[1:])]
     turns = [(modules[i % len(inputs)], *inputs[i % len(inputs)]) for i in range(calls)]
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.inference_mode(), torch.cuda.stream(stream):
         for module, x, residual in turns[:3]:

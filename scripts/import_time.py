@@ -65,7 +65,7 @@ def measure(python: Path, rounds: int, folder: Path) -> dict[str, dict[str, list
     samples: dict[str, dict[str, list[float]]] = {name: {"wall": [], "processor": []} for name in MODULES}
     for number in range(rounds + 1):
         for name in MODULES:
-            command = [python.absolute(), "-I", "-c", _CODE.format(name)]
+            command = [str(python.absolute()), "-I", "-c", _CODE.format(name)]
             done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
             wall, processor = map(float, done.stdout.split())
             if number:

@@ -21,7 +21,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -130,7 +130,7 @@ def write_onnx(folder: Path, member: Member, column: str) -> Path:
         UserError: torch's exporter does not take the network.
     """
     path, dynamo = folder / f"{member.network}.onnx", EXPORTERS[column]
-    options: dict[str, object] = {"dynamo": dynamo, "opset_version": 18 if dynamo else 17}
+    options: dict[str, Any] = {"dynamo": dynamo, "opset_version": 18 if dynamo else 17}
     if dynamo:
         options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
     else:
@@ -208,7 +208,9 @@ def main() -> None:
     if unknown:
         parser.error(f"no family {sorted(unknown)}; there are {[member.family for member in MEMBERS]}")
     if given.quick:
-        toolchain._FLAGS = tuple("-O1" if flag == "-O3" else flag for flag in toolchain._FLAGS)
+        toolchain._FLAGS = tuple(  # type: ignore[assignment]
+            "-O1" if flag == "-O3" else flag for flag in toolchain._FLAGS
+        )
     rows = [Row(**json.loads(line)) for line in given.out.read_text().splitlines()] if _exists(given.out) else []
     for member in MEMBERS:
         todo = [name for name in given.backend or BACKENDS if not _has(rows, member, name)]
