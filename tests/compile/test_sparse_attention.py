@@ -101,7 +101,7 @@ def test_two_of_four_is_exact_for_the_formats_of_a_gpu() -> None:
     buffers = form.pack(site.rounded)
     assert torch.equal(form.unpack(buffers, site.problem.weight_shape), site.rounded)
     # what TensorRT is given: the same name, the same two of four
-    (check,) = (check for check in check_weights(write_model(network)) if check.node == LAYER)
+    (check,) = (check for check in check_weights(write_model(network)[0]) if check.node == LAYER)
     assert check.fits
 
 

@@ -66,7 +66,7 @@ def test_the_command_cross_compiles_and_this_machine_refuses_the_result(tmp_path
     arguments = ["compile", str(checkpoint), "--out", str(tmp_path / "out"), "--backend", "native"]
     result = CliRunner().invoke(main, [*arguments, "--isa", "aarch64", "--json"])
     assert result.exit_code == 0, result.output
-    folder = tmp_path / "out/sparse/native-b1"
+    folder = tmp_path / "out/sparse/native-aarch64-b1"
     manifest = open_artifact(folder).manifest
     assert manifest.target.architecture == "aarch64"
     assert manifest.requirements.machine == "aarch64"
