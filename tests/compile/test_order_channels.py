@@ -10,6 +10,7 @@ from graph_interpreter import run_outputs
 from support import capture_module, export_module, prune_randomly
 from torch import nn
 
+from compile.backends.tensorrt import write_model
 from compile.cuda.body import ProgramBody, open_body
 from compile.cuda.errors import exact
 from compile.from_checkpoint import TorchNetwork
@@ -19,6 +20,8 @@ from compile.passes.channel_orders import ChannelOrders
 from compile.passes.fours import broken, mend, pack_rows
 from compile.passes.order_channels import order_channels
 from compile.passes.simplify import simplify
+from compile.tensorrt.rehearsal import rehearse
+from compile.tensorrt.two_of_four import check_weights
 from st3.patterns import obeys, parse_pattern
 
 TWO_OF_FOUR = parse_pattern("2:4")
@@ -267,6 +270,16 @@ def test_halves_are_offered_the_sparse_kernels_and_float32_is_left_alone() -> No
 
     kept = {site.layer for site in half.sites(2, "float16").values() if "semi_structured" in offer(site, 1).candidates}
     assert kept >= half.ordered
+
+
+def test_tensorrt_is_given_the_ordered_weights() -> None:
+    network = TorchNetwork(export_module(bottlenecks(0.1), (3, 6, 6)), (3, 6, 6), 2)
+    model, ordered = write_model(network)
+    assert {"blocks.0.0", "blocks.0.2", "blocks.0.4"} <= ordered
+    fits = {check.node: check.fits for check in check_weights(model)}
+    assert all(fits[name] for name in ordered)
+    (error,) = rehearse(model, network)
+    assert error < 4e-3
 
 
 class Hidden(nn.Module):
