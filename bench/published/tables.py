@@ -138,7 +138,7 @@ def gpu_networks(path: Path) -> str:
 
 TABLES: dict[str, Table] = {
     "fashion-resnet8": Table(
-        "bench/2026-11-26_fashion-resnet8_emerald-rapids-2cpu_float32-b1-b32-t1-t2.jsonl", fashion_resnet8
+        "bench/2026-11-27_fashion-resnet8_emerald-rapids-2cpu_float32-b1-b32-t1-t2.jsonl", fashion_resnet8
     ),
     "resnet50-cpu": Table(
         "bench-cpu/2026-11-26_resnet50-untrained_emerald-rapids-2cpu_float32-b1-b16-t1-t2.jsonl", bench_cpu
