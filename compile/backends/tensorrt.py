@@ -66,7 +66,7 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
 def write_model(network: Network) -> tuple[ModelProto, frozenset[str]]:
     """The fp16 model, from the compiler's graph; from torch's where the graph lacks an operator.
 
-    With it the layers that are 2:4 by another order of their channels; torch's graph keeps its order.
+    With it the layers that are 2:4 by another order of their channels.
 
     Raises:
         UserError: neither has it, or fp16 is too small for a weight.
@@ -75,8 +75,8 @@ def write_model(network: Network) -> tuple[ModelProto, frozenset[str]]:
         graph = simplify(network.graph())
         refuse_unknown(graph)
     except UserError:
-        program = half_program(network.program(), network.input_shape)
-        return half_onnx(program, network.input_name, network.output_names), frozenset()
+        program, ordered = half_program(network.program(), network.input_shape)
+        return half_onnx(program, network.input_name, network.output_names), ordered
     found = order_channels(graph)
     model = half_model(found.graph, network.input_shape[0], network.input_name, network.output_names)
     return model, found.layers

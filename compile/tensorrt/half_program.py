@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
 from compile.export_onnx import export_onnx
+from compile.passes.order_hidden import order_hidden
 from compile.tensorrt.half import LARGEST
 from runtime.errors import UserError
 from st3.layers import layer_name
@@ -33,8 +34,13 @@ class _Half(nn.Module):
         return tree_map(lambda output: output.float(), self.body(picture.half()))
 
 
-def half_program(program: ExportedProgram, shape: tuple[int, int, int, int], device: str = "cpu") -> ExportedProgram:
+def half_program(
+    program: ExportedProgram, shape: tuple[int, int, int, int], device: str = "cpu"
+) -> tuple[ExportedProgram, frozenset[str]]:
     """The program with fp16 weights (exact +0.0 zeros) for pictures ``(B, C, H, W)`` of float32.
+
+    Returns:
+        It, and the layers that are 2:4 because the features before them were put in another order.
 
     Raises:
         UserError: a weight is too large for fp16, or the program cannot be exported again with fp16 inside.
@@ -50,10 +56,11 @@ def half_program(program: ExportedProgram, shape: tuple[int, int, int, int], dev
                     )
                 tensor.data = tensor.data.half()
                 tensor.data[tensor.data == 0] = 0.0
+    ordered = order_hidden(body)
     module = _Half(body).to(device)
     try:
         with torch.no_grad():
-            return torch.export.export(module, (torch.zeros(shape, device=device),))
+            return torch.export.export(module, (torch.zeros(shape, device=device),)), ordered
     except Exception as error:  # the exporter raises many types; all mean that something in it insists on float32
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

@@ -325,3 +325,6 @@ def test_hidden_features_of_a_program_are_ordered() -> None:
     with torch.no_grad():
         np.testing.assert_allclose(answer, module(inputs).numpy(), rtol=1e-5, atol=1e-5)
     assert not open_body(network, "float32").ordered
+    model, ordered = write_model(network)
+    assert ordered == body.ordered
+    assert ordered <= {check.node for check in check_weights(model) if check.fits}

@@ -119,7 +119,7 @@ def test_several_outputs_keep_names_and_order(through: str) -> None:
         model, _ = write_model(network)
     else:
         model = half_onnx(
-            half_program(network.program(), network.input_shape), network.input_name, network.output_names
+            half_program(network.program(), network.input_shape)[0], network.input_name, network.output_names
         )
     onnx.checker.check_model(model, full_check=True)
     assert [value.name for value in model.graph.output] == list(network.output_names)

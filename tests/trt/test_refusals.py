@@ -238,7 +238,7 @@ def torch_tensorrt_stub() -> ModuleType:
 def test_torch_tensorrt_builds_whole_with_sparse_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu(monkeypatch, (9, 0))
     network = TorchNetwork(export_module(nn.Conv2d(4, 4, 1), (4, 8, 8)), (4, 8, 8), 2)
-    program = half_program(network.program(), network.input_shape)
+    program, _ = half_program(network.program(), network.input_shape)
     module, library = torch_tensorrt_stub(), Library(TENSORRT, "10.15.1.29", stub(inspection='{"Layers": []}'))
     built = through_torch.build_through_torch(module, library, program)
     assert (built.plan, built.inspection) == (b"plan", '{"Layers": []}')
