@@ -252,7 +252,7 @@ def _warnings(a: Measurements, b: Measurements, pairs: Sequence[Pair]) -> Iterat
     )
     others = sum(not pair.same_weights for pair in pairs)
     if others:
-        yield f"{others} of {len(pairs)} pairs have the same name but other weights: their accuracies may differ too."
+        yield f"{others} of {len(pairs)} pairs have the same name but come from two trainings: weights may differ."
     first, second = a.session.environment, b.session.environment
     if first.machine.cpu_model != second.machine.cpu_model:
         yield f"Different processors: A {first.machine.cpu_model}, B {second.machine.cpu_model}."

@@ -195,7 +195,7 @@ def test_what_weakens_a_comparison_is_said() -> None:
     )
     text = " ".join(compare(first, second, ("a", "b")).warnings)
     for part in (
-        "did not take turns", "1 of 3 pairs have the same name but other weights",
+        "did not take turns", "1 of 3 pairs have the same name but come from two trainings",
         "Different processors: A Example CPU <b>9</b>, B Other.", "numpy 2.0.0 and 3", "commits of the bench",
         "B: The session was interrupted",
     ):  # fmt: skip
