@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from compile.cuda.format import DENSE, format_names
 from compile.cuda.problem import ConvProblem
 from compile.cuda.sites import Site
 from compile.cuda.stopwatch import build_ahead
-from compile.passes.fours import HOPELESS, broken, mend, pack_rows, rows_of
+from compile.passes.fours import order_for
 from runtime.cuda import gpu
 from runtime.cuda.replay import replay_us
 from train.densities import LayerSize, densities, parse_weights
@@ -235,19 +234,11 @@ def make_weight(layer: Layer, weights: str, given: argparse.Namespace) -> Tensor
         sizes = {n: LayerSize(p.numel(), p[0].numel()) for n, p in model.named_parameters() if p.dim() > 1}
         share = densities(parse_weights(weights), sizes)[f"{layer.name}.weight"]
         prune(weight, share)
-        weight = _ordered(weight)
+        order = order_for(weight.numpy())
+        if order is not None:
+            weight = weight[:, torch.from_numpy(order)].contiguous()
     scaled: Tensor = weight * (2 / (problem.reduction * max(share, 1e-4))) ** 0.5
     return scaled
-
-
-def _ordered(weight: Tensor) -> Tensor:
-    channels = weight.shape[1]
-    bits = pack_rows(rows_of(weight.numpy(), 0, channels))
-    identity = np.arange(channels)
-    if channels % 4 or broken(bits, identity) > HOPELESS * channels / 4:
-        return weight
-    order, left = mend(bits, identity)
-    return weight if left else weight[:, torch.from_numpy(order)].contiguous()
 
 
 def measure(site: Site, candidates: list[Candidate], rounds: int) -> list[Run]:

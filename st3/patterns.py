@@ -69,6 +69,10 @@ def parse_pattern(text: str) -> Pattern:
     )
 
 
+TWO_OF_FOUR = parse_pattern("2:4")
+"""What sparse tensor cores take."""
+
+
 def reject(shape: tuple[int, ...], pattern: Pattern) -> str:
     """Why a weight of this shape ``(N, K, ...)`` cannot take the pattern; empty if it can.
 

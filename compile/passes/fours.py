@@ -34,6 +34,18 @@ def broken(bits: Bits, order: NDArray[np.int64]) -> int:
     return int(_costs(bits, order.reshape(-1, 4)).sum())
 
 
+def order_for(weight: NDArray[np.generic]) -> NDArray[np.int64] | None:
+    """An order of the input channels of ``(N, C, ...)`` that makes it 2:4; ``None`` if it is, or none was found."""
+    channels = weight.shape[1]
+    if channels % 4:
+        return None
+    bits, identity = pack_rows(rows_of(weight, 0, channels)), np.arange(channels, dtype=np.int64)
+    if not 0 < broken(bits, identity) <= HOPELESS * channels / 4:
+        return None
+    order, left = mend(bits, identity)
+    return None if left else order
+
+
 def mend(bits: Bits, order: NDArray[np.int64], seed: int = 0) -> tuple[NDArray[np.int64], int]:
     """Exchange channels until no group is broken, or nothing helps any more.
 

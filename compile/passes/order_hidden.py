@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from compile.passes.fold_batchnorm import tensor_of
-from compile.passes.fours import HOPELESS, broken, mend, pack_rows, rows_of
+from compile.passes.fours import order_for
 from st3.layers import layer_name
 
 _aten = torch.ops.aten
@@ -64,16 +63,8 @@ def _own(module: fx.GraphModule, node: fx.Node, index: int) -> Tensor | None:
 def _order(module: fx.GraphModule, first: fx.Node, second: fx.Node) -> bool:
     weight = tensor_of(module, second.args[1])
     assert weight is not None
-    channels = weight.shape[1]
-    if channels % 4:
-        return False
-    kept = (weight != 0).cpu().numpy()
-    bits = pack_rows(rows_of(kept, 0, channels))
-    identity = np.arange(channels, dtype=np.int64)
-    if not 0 < broken(bits, identity) <= HOPELESS * channels / 4:
-        return False
-    found, left = mend(bits, identity)
-    if left:
+    found = order_for((weight != 0).cpu().numpy())
+    if found is None:
         return False
     order = torch.from_numpy(found).to(weight.device)
     _put(module, second.args[1], weight[:, order])

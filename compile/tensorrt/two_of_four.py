@@ -8,9 +8,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from st3.patterns import obeys, parse_pattern, reject
+from st3.patterns import TWO_OF_FOUR, obeys, reject
 
-TWO_OF_FOUR = parse_pattern("2:4")
 _OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
