@@ -101,6 +101,7 @@ class Participant:
             cpus=condition.cpus,
             seed=settings.seed,
             engine=self.entry.record.engine,
+            dtype=self.entry.record.target.dtype,
         )
         answer = self._ask(request)
         if answer is not None:
