@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from bench.naming import FLOAT
 from runtime.artifact import LayerEntry, TensorSpec
 from runtime.errors import UserError
 
@@ -30,7 +31,6 @@ _INTEGER = {
     "QGemm": ("linear", 3),
     "DynamicQuantizeMatMul": ("linear", 1),
 }
-_FLOAT = "float32"
 
 
 def read_model(path: Path, weights: bool = False) -> ModelProto:
@@ -99,7 +99,7 @@ def dtype_of(model: ModelProto) -> str:
     A file whose weights alone are small is computed in float32.
     """
     graph = _graph(model)
-    return next((graph.dtype_of(node) for node in model.graph.node if graph.dtype_of(node) != _FLOAT), _FLOAT)
+    return next((graph.dtype_of(node) for node in model.graph.node if graph.dtype_of(node) != FLOAT), FLOAT)
 
 
 class _Weight(msgspec.Struct, frozen=True):
@@ -139,9 +139,9 @@ class _Graph(msgspec.Struct, frozen=True):
         if node.op_type in _INTEGER:
             return "int8"
         if node.op_type not in _LAYERS:
-            return _FLOAT
+            return FLOAT
         quantised = [self._quantised(name) for name in node.input[:2]]
-        return quantised[1] if all(quantised) else _FLOAT
+        return quantised[1] if all(quantised) else FLOAT
 
     def _quantised(self, name: str) -> str:
         """In what a value lies before it is dequantised; empty where it is not."""
@@ -197,7 +197,7 @@ def _layer(node: NodeProto, graph: _Graph, batch_size: int) -> LayerEntry | None
         macs_dense=macs,
         macs_nonzero=macs * nonzeros // max(size, 1),
         format="dense",
-        reason="the engine computes every zero" + ("" if dtype == _FLOAT else f", in {dtype}"),
+        reason="the engine computes every zero" + ("" if dtype == FLOAT else f", in {dtype}"),
     )
 
 

@@ -13,6 +13,7 @@ from bench.environment import describe_machine
 from bench.machine.precision import INSTRUCTIONS, precisions_of
 from bench.measure.onnx_layers import dtype_of, fixed_batch, layers_of, read_model, spec_of
 from bench.measurement import ArtifactRecord
+from bench.naming import FLOAT
 from runtime.artifact import Artifact, Lineage, Manifest, Requirements, Target, Tolerance, list_files
 from runtime.data import Preprocessing, sha256_of
 from runtime.engine import load_into
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from runtime.data import EvaluationSet
     from runtime.engine import Engine
 
-FLOAT = "float32"
 ENGINES = {"onnxruntime": (FLOAT,), "openvino": (FLOAT, "bfloat16", "float16")}
 """Who can run one, and what each can be asked to compute a file in that is not quantised."""
 SUFFIX = ".onnx"

@@ -12,6 +12,7 @@ import msgspec
 from bench.cpu.plan import NATIVE
 from bench.cpu.rows import make_rows
 from bench.measurement_file import read_measurements
+from bench.naming import engine_label
 from bench.published.kinds import FOLDER, read_lines
 from bench.published.lines import NetworkChoice, NetworkFloor, NetworkTime
 from bench.report import numbers
@@ -60,14 +61,19 @@ def fashion_resnet8(path: Path) -> str:
     """A row per artifact of a session of `st3 bench`: sparsity rising, dense engines first, the slowest before."""
     rows = analyse(read_measurements(path)).rows
     conditions = list(dict.fromkeys((row.batch_size, row.threads) for row in rows))
-    by_artifact: dict[tuple[str, str], dict[tuple[int, int], SessionRow]] = {}
+    by_artifact: dict[tuple[str, str, str], dict[tuple[int, int], SessionRow]] = {}
     for row in rows:
-        by_artifact.setdefault((row.checkpoint, row.backend), {})[row.batch_size, row.threads] = row
+        by_artifact.setdefault((row.checkpoint, row.backend, row.dtype), {})[row.batch_size, row.threads] = row
     lines = []
     for found in sorted(by_artifact.values(), key=lambda found: _order(next(iter(found.values())))):
         first = next(iter(found.values()))
         label = first.method if first.method == "dense" else f"{first.method} {_zeros(first)}"
-        described = [label, first.backend, numbers.accuracy(first.accuracy), numbers.millions(first.macs_nonzero)]
+        described = [
+            label,
+            engine_label(first.backend, first.dtype),
+            numbers.accuracy(first.accuracy),
+            numbers.millions(first.macs_nonzero),
+        ]
         cells = [_session_cell(found.get(condition)) for condition in conditions]
         lines.append([*described, numbers.megabytes(first.size_bytes), *cells])
     heads = ["weights", "engine", "top-1", "non-zero MACs", "size", *(_condition(*c) for c in conditions)]
