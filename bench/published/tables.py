@@ -12,7 +12,7 @@ import msgspec
 from bench.cpu.plan import NATIVE
 from bench.cpu.rows import make_rows
 from bench.measurement_file import read_measurements
-from bench.naming import engine_label
+from bench.naming import FLOAT, engine_label
 from bench.published.kinds import FOLDER, read_lines
 from bench.published.lines import NetworkChoice, NetworkFloor, NetworkTime
 from bench.report import numbers
@@ -96,21 +96,31 @@ def _session_cell(row: SessionRow | None) -> str:
 
 
 def bench_cpu(path: Path) -> str:
-    """A row per weights that native ran, with times as fast as ONNX Runtime with the dense weights."""
+    """A row per weights that native ran, with times as fast as ONNX Runtime with the dense weights.
+
+    Dense engines in less than float32 have rows, too: they are what a user would take instead.
+    """
     session = read_measurements(path)
-    rows = [row for row in make_rows(session) if row.engine == NATIVE]
-    macs = {record.name.partition("/")[0]: record.macs_nonzero for record in session.artifacts}
+    rows = [row for row in make_rows(session) if row.engine == NATIVE or row.dtype != FLOAT]
+    # the first of some weights: a quantised file has zeros of its own
+    macs = {record.name.partition("/")[0]: record.macs_nonzero for record in reversed(session.artifacts)}
     conditions = list(dict.fromkeys((row.batch_size, row.threads) for row in rows))
-    found = {(row.weights, row.batch_size, row.threads): row for row in rows}
+    found = {(_cpu_line(row), row.batch_size, row.threads): row for row in rows}
     lines = [
         [
-            weights,
-            f"{macs[weights] / 1e6:.0f}",
-            *(_cpu_cell(found.get((weights, *condition))) for condition in conditions),
+            line,
+            f"{macs[line.partition(',')[0]] / 1e6:.0f}",
+            *(_cpu_cell(found.get((line, *condition))) for condition in conditions),
         ]
-        for weights in dict.fromkeys(row.weights for row in rows)
+        for line in dict.fromkeys(map(_cpu_line, rows))
     ]
     return _markdown(["weights", "MMACs", *(_condition(*c) for c in conditions)], 1 + len(conditions), lines)
+
+
+def _cpu_line(row: CpuRow) -> str:
+    """``st3_90`` of native in float32, ``dense, openvino bfloat16``."""
+    plain = (row.engine, row.dtype) == (NATIVE, FLOAT)
+    return row.weights if plain else f"{row.weights}, {engine_label(row.engine, row.dtype)}"
 
 
 def _cpu_cell(row: CpuRow | None) -> str:
