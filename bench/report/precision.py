@@ -38,7 +38,7 @@ def _across(rows: Sequence[Row]) -> Iterator[str]:
     if less:
         yield (
             f"Rows in {less} are of a lower precision than the base, {_described(base)}: "
-            f"their speed-up is not of zeros alone."
+            f"part of their speed-up is the precision's."
         )
 
 
@@ -57,7 +57,8 @@ def _faster_yardstick(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _dtypes(rows: Iterable[Row]) -> str:
-    return " and ".join(dict.fromkeys(row.dtype for row in rows))
+    *others, last = dict.fromkeys(row.dtype for row in rows) or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _described(row: Row) -> str:

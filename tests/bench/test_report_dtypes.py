@@ -42,8 +42,8 @@ def test_a_base_of_a_lower_precision_is_said() -> None:
     assert {row.artifact: row.dtype for row in group.rows if row.base} == {"d16": "float16"}
     assert group.caveat == (
         "The base, dense with native in float16, is of a lower precision than the rows in float32. "
-        "Rows in int8 are of a lower precision than the base, dense with native in float16: their speed-up is not of "
-        "zeros alone. "
+        "Rows in int8 are of a lower precision than the base, dense with native in float16: part of their speed-up "
+        "is the precision's. "
         "The yardstick q.onnx with openvino int8 is 2.00× as fast as the fastest sparse artifact, "  # noqa: RUF001
         "st3-unstructured-0.9 with native float16."
     )
