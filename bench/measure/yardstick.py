@@ -70,7 +70,7 @@ def _check_precision(given: str, engine: str, precision: str) -> None:
         others = ", ".join(f"{name}-{one}" for name, known in ENGINES.items() for one in known if one != FLOAT)
         raise UserError(
             f"{given}: {engine} cannot be asked for {precision} on a CPU; there are {others}, and a quantised file "
-            f"(scripts/quantize_onnx.py) runs in int8 as it is"
+            f"(python -m bench.quantize) runs in int8 as it is"
         )
     flags = describe_machine().cpu_flags
     if precision != FLOAT and flags and precision not in precisions_of(flags):

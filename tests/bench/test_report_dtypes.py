@@ -10,6 +10,7 @@ import pytest
 from bench_builders import build_session, record
 from rich.console import Console
 
+from bench.measure.once import _reference
 from bench.measurement import ArtifactRecord, Measurements, Peak, Step
 from bench.report.analysis import analyse
 from bench.report.compare import compare
@@ -126,3 +127,9 @@ def test_a_comparison_keeps_precisions_apart(tmp_path: Path) -> None:
     write_comparison(comparison, tmp_path, ("a", "b"))
     assert "native float16" in (tmp_path / "compare.md").read_text()
     assert ">native float16</td>" in (tmp_path / "compare.html").read_text()
+
+
+def test_answers_are_held_against_the_dense_network_in_float32() -> None:
+    assert _reference([DENSE_16, SPARSE, DENSE], "tiny") == DENSE
+    assert _reference([DENSE_16, SPARSE], "tiny") == DENSE_16
+    assert _reference([SPARSE], "tiny") is None
