@@ -80,6 +80,8 @@ def _quantised(entry: Entry) -> Path:
     folder = Path(entry.folder)
     path = folder.with_name(f"{folder.name}-{INT8}-{entry.record.digest.rpartition(':')[2][:12]}.onnx")
     if not path.exists():
+        for older in folder.parent.glob(f"{folder.name}-{INT8}-*.onnx"):
+            older.unlink()
         click.echo(f"quantising {entry.record.name} to {INT8}", err=True)
         preprocessing = open_artifact(folder, verify=False).manifest.preprocessing
         pictures = max(CALIBRATION_PICTURES, entry.record.target.batch_size)

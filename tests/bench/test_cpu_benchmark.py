@@ -165,6 +165,11 @@ def test_a_processor_without_bfloat16_is_said_and_a_quantised_file_is_made_once(
     plan, _ = planning.plan_cpu(folder / "artifacts", folder / "evaluation", Settings())
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert "quantising" not in capsys.readouterr().err
+    # of another artifact of that name
+    first = min(made)
+    first.rename(older := first.with_name("onnxruntime-b1-int8-000000000000.onnx"))
+    planning.plan_cpu(folder / "artifacts", folder / "evaluation", Settings())
+    assert (first.exists(), older.exists()) == (True, False)
     assert {(e.record.engine, e.record.target.dtype) for e in plan.entries if e.record.name.startswith("dense")} == {
         ("onnxruntime", "float32"),
         ("onnxruntime", "int8"),
