@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench.machine.peaks import bandwidth_of, peak_of
-from bench.measurement import End, Session, checkpoint_name
+from bench.measurement import End, Session
+from bench.naming import label_of
 from bench.report.analysis import Failure, Row, analyse
 from bench.report.intervals import percentile
 from bench.report.layer_refusals import LayerRefusal, layer_refusals
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
     from bench.measurement import Measurements, Surroundings
     from bench.report.analysis import Analysis
 
-SCHEMA_VERSION = 2
-"""2: limits, layers, refused layers, the harness, the machine's peaks and what it did; summaries have a headline."""
+SCHEMA_VERSION = 3
+"""2: limits, layers, refused layers, the harness, the machine's peaks and what it did; summaries have a headline.
+3: what each row, failure and refused layer computes in, and what a summary must say of that.
+"""
 
 
 class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The answer of one condition in words, one sentence per accuracy budget."""
+    """The answer of one condition in words, one sentence per accuracy budget.
+
+    ``caveat`` is what must be said of precisions below float32, empty where there is nothing.
+    """
 
     recipe: str
     device: str
@@ -36,6 +42,7 @@ class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int
     resolution: float | None
     headline: str
+    caveat: str
     sentences: tuple[str, ...]
 
 
@@ -144,6 +151,7 @@ def _summary(group: Group) -> Summary:
         threads=group.threads,
         resolution=group.resolution,
         headline=group.headline,
+        caveat=group.caveat,
         sentences=tuple(choice.sentence for choice in group.picks),
     )
 
@@ -186,7 +194,7 @@ def _around(launches: Sequence[Surroundings]) -> Around:
 
 def _lacking(session: Measurements) -> tuple[Lacking, ...]:
     """What is missing, each metric and reason once."""
-    names = {record.digest: f"{checkpoint_name(record)} with {record.backend}" for record in session.artifacts}
+    names = {record.digest: label_of(record) for record in session.artifacts}
     found: dict[tuple[str, str], dict[str, None]] = {}
     for missing in session.missing:
         artifacts = found.setdefault((missing.metric, missing.reason), {})

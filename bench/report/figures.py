@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bench.measurement import ArtifactRecord, Measurements
 
 _ANSWERS = ("accuracy", "accuracy_top5", "agreement", "calibration_error")
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -71,4 +71,4 @@ def weight_bytes(record: ArtifactRecord, batch_size: int) -> int | None:
     for layer in record.layers:
         dense = record.engine != "native" or format_at(layer.format, batch_size) in DENSE
         kept += math.prod(layer.weight_shape) if dense else layer.nonzeros
-    return kept * _BYTES.get(record.target.dtype, 4)
+    return kept * _BYTES.get(record.target.dtype.partition("+")[0], 4)
