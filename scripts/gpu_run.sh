@@ -149,7 +149,7 @@ if [ -n "$part" ]; then
     tests) once tests ;;
     layers)
       if [ -n "$dry" ]; then once layers; else
-        for weights in 2:4 st3_95 st3_98; do once layers --weights "$weights"; done
+        for weights in 2to4 st3_95 st3_98; do once layers --weights "$weights"; done
         once layers --weights u_90 --dtype float32
       fi
       ;;
