@@ -106,14 +106,24 @@ def artifact_name(
 ) -> str:
     """``native-b1``; of several batch sizes in one ``native-b1-16``; of a GPU's ``inductor-cuda-float16-b32``.
 
-    For another instruction set than this machine's widest ``native-avx2-b1``, so that both can lie side by side.
+    For another instruction set than this machine's widest ``native-avx2-b1``, for another GPU than the one here
+    ``inductor-cuda-sm_80-float16-b32``, so that they can lie side by side.
     """
-    if device == "cpu":
-        architecture = find_backend(backend_name).architecture
-        where = "" if architecture(isa) == architecture("native") else f"-{architecture(isa)}"
-    else:
-        where = f"-{device}-{dtype}"
-    return f"{backend_name}{where}-b{'-'.join(map(str, batch_sizes))}"
+    target = [] if device == "cpu" else [device]
+    architecture = find_backend(backend_name).architecture(isa, device)
+    if isa != "native" and architecture != _here(backend_name, device):
+        target.append(architecture)
+    if device != "cpu":
+        target.append(dtype)
+    return "-".join([backend_name, *target, f"b{'-'.join(map(str, batch_sizes))}"])
+
+
+def _here(backend_name: str, device: str) -> str:
+    """The architecture that an artifact is for if none is named; empty where this machine has none."""
+    try:
+        return find_backend(backend_name).architecture("native", device)
+    except UserError:
+        return ""
 
 
 def check_device(backend_name: str, device: str, dtype: str) -> None:
