@@ -107,15 +107,23 @@ def artifact_name(
     """``native-b1``; of several batch sizes in one ``native-b1-16``; of a GPU's ``inductor-cuda-float16-b32``.
 
     On a CPU in half precision ``native-float16-b1``; for another instruction set than this machine's widest
-    ``native-avx2-b1``, so that all can lie side by side.
+    ``native-avx2-b1``, for another GPU than the one here ``inductor-cuda-sm_80-float16-b32``: all can lie side by side.
     """
-    if device == "cpu":
-        architecture = find_backend(backend_name).architecture
-        where = "" if architecture(isa) == architecture("native") else f"-{architecture(isa)}"
-        where += "" if dtype == "float32" else f"-{dtype}"
-    else:
-        where = f"-{device}-{dtype}"
-    return f"{backend_name}{where}-b{'-'.join(map(str, batch_sizes))}"
+    target = [] if device == "cpu" else [device]
+    architecture = find_backend(backend_name).architecture(isa, device)
+    if isa != "native" and architecture != _here(backend_name, device):
+        target.append(architecture)
+    if device != "cpu" or dtype != "float32":
+        target.append(dtype)
+    return "-".join([backend_name, *target, f"b{'-'.join(map(str, batch_sizes))}"])
+
+
+def _here(backend_name: str, device: str) -> str:
+    """The architecture that an artifact is for if none is named; empty where this machine has none."""
+    try:
+        return find_backend(backend_name).architecture("native", device)
+    except UserError:
+        return ""
 
 
 def check_device(backend_name: str, device: str, dtype: str) -> None:

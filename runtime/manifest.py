@@ -20,6 +20,9 @@ _Threads = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 _MAX_ELEMENTS = 1 << 32  # of an input or output
 MAX_OUTPUTS = 64
 
+ORDERED = "2:4 in another order of its input channels"
+"""How a layer's ``reason`` says that its zeros were brought into the pattern by ordering channels."""
+
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name, full shape (batch included) and dtype of an input or output."""

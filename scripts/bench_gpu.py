@@ -21,6 +21,7 @@ from typing import Any
 import click
 import msgspec
 import torch
+from gpu_networks import network_of
 from torch import Tensor, nn
 
 from compile.backend import Effort
@@ -33,10 +34,6 @@ from compile.from_checkpoint import TorchNetwork
 from runtime.artifact import Target
 from runtime.cuda import gpu
 from runtime.cuda.replay import Replay, replay_us
-from st3.graph import export_graph
-from st3.layers import prunable_layers
-from train.densities import parse_weights
-from train.untrained import make_network
 
 HERE = torch.cuda.is_available()
 DEVICE = "cuda" if HERE else "cpu"
@@ -49,27 +46,6 @@ Function = Callable[[Tensor], object]
 def say(text: str) -> None:
     """To the terminal, at once."""
     sys.stderr.write(f"[{time.strftime('%H:%M:%S')}] {text}\n")
-
-
-def network_of(name: str, weights: str, batch: int) -> TorchNetwork:
-    """A network of torchvision's with random weights, pruned."""
-    side = 224 if name.startswith("vit") else SIDE  # its positions are for one size
-    model = make_network(name, parse_weights("dense" if weights == "2to4" else weights), side)
-    if weights == "2to4":
-        prune_two_of_four(model)
-    return TorchNetwork(export_graph(model, (3, side, side)), (3, side, side), batch)
-
-
-def prune_two_of_four(model: nn.Module) -> None:
-    """Keep the two largest of four consecutive input channels, wherever their number is a multiple of four."""
-    with torch.no_grad():
-        for layer in prunable_layers(model).values():
-            weight = layer.weight
-            if weight.shape[1] % 4 == 0:
-                last = weight.movedim(1, -1)
-                fours = last.reshape(*last.shape[:-1], -1, 4)
-                smallest = fours.abs().argsort(-1)[..., :2]
-                weight.copy_(fours.scatter(-1, smallest, 0.0).flatten(-2).movedim(-1, 1))
 
 
 def baselines(network: TorchNetwork, autotune: bool) -> dict[str, Function]:
@@ -220,13 +196,13 @@ def bench(name: str, batch: int, weights: tuple[str, ...], out: Path, autotune: 
     """All versions of one network at one batch size; lines of the table."""
     facts = {"network": name, "batch": batch, "gpu": gpu.name() or "CPU: a rehearsal", "versions": gpu.versions()}
     effort = Effort(HERE, lambda text: say(f"{name} batch {batch}: {text}"))
-    dense = network_of(name, "dense", batch)
+    dense = network_of(name, "dense", batch, SIDE)
     networks = baselines(dense, autotune)
     inputs = torch.randn(dense.input_shape, device=DEVICE)
     notes: dict[str, str] = {}
     for kind in ("dense", *weights):
         say(f"{name} batch {batch}: {kind}")
-        network = dense if kind == "dense" else network_of(name, kind, batch)
+        network = dense if kind == "dense" else network_of(name, kind, batch, SIDE)
         made, choices, job, times, note = ours(network, batch, effort, package)
         title = f"st3 {kind}"
         networks[title] = made

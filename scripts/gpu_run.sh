@@ -99,7 +99,7 @@ pipeline() {
   "$python" -m st3 train fashion-resnet8 --method dense "${common[@]}" --out "$folder/checkpoints/dense"
   "$python" -m st3 train fashion-resnet8 --pattern 2:4 "${common[@]}" --out "$folder/checkpoints/st3-2to4-0.5"
   "$python" -m st3 compile "$folder"/checkpoints/* --out "$folder/artifacts" --batch-size 32 --backend inductor "${target[@]}"
-  "$python" -m st3 inspect "$folder/artifacts/st3-2to4-0.5/inductor-cuda-float16-b32" | tee "$out/inspect.txt"
+  "$python" -m st3 inspect "$folder"/artifacts/st3-2to4-0.5/inductor-cuda-*float16-b32 | tee "$out/inspect.txt"
   if [ -n "$dry" ]; then
     # what was compiled for a GPU is refused here, in words; the rest is rehearsed with the CPU's backend
     "$python" -m st3 check "$folder/artifacts" || true
@@ -149,7 +149,7 @@ if [ -n "$part" ]; then
     tests) once tests ;;
     layers)
       if [ -n "$dry" ]; then once layers; else
-        for weights in 2:4 st3_95 st3_98; do once layers --weights "$weights"; done
+        for weights in 2to4 st3_95 st3_98; do once layers --weights "$weights"; done
         once layers --weights u_90 --dtype float32
       fi
       ;;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch
 
     from st3.checkpoint import CheckpointInfo
+    from train.dataset import Dataset
     from train.distributed import World
+    from train.options import Options
 
 
 def _method_help() -> str:
@@ -193,9 +195,9 @@ _CHANGES = (
 def _train(where: torch.device, world: World, *, recipe: str, method: str, out: Path | None, **given: Any) -> None:
     from st3.checkpoint import check_place
     from st3.registry import find_method
-    from train.dataset import load_dataset, prepare_evaluation_set
+    from train.dataset import prepare_evaluation_set
     from train.lock import locked
-    from train.options import Options, make_job, make_plan, refer
+    from train.options import make_job, make_plan, refer
     from train.recipe import find_recipe
     from train.run import completed, train_checkpoint
     from train.settings import checkpoint_name
@@ -206,7 +208,34 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
     plan = make_plan(
         found, method, given["sparsity"], given["pattern"], given["scope"], given["exempt"], given["layer_sparsity"]
     )
-    options = Options(
+    options = _options(start, given)
+    home = Path("runs") / recipe
+    named = f"{found.reference.short}-" if found.reference else ""
+    out = out or home / "checkpoints" / f"{named}{checkpoint_name(method, plan)}"
+    check_place(out)
+    dataset = _dataset(found.data, given)
+    job, remark = make_job(recipe, found, method, plan, options, dataset, where, world)
+    # torchrun starts all processes anew when one has died; they go on from the last state
+    resume = given["resume"] or world.restarts > 0
+    with locked(out) if world.first else contextlib.nullcontext(), stop_on_signals() as stop:
+        checkpoint = completed(out, job.settings) if resume else None
+        already = checkpoint is not None
+        if checkpoint is None:
+            folder = given["evaluation"] or home / "evaluation"
+            pictures = prepare_evaluation_set(dataset, folder) if world.first else None
+            try:
+                checkpoint = train_checkpoint(out, job, pictures, resume, stop, remark)
+            except StoppedError as stopped:
+                click.echo(f"{stopped}; the state is saved, go on with --resume", err=True)
+                raise SystemExit(stop.exit_code) from None
+    if checkpoint is not None and world.first:
+        _tell(checkpoint.folder, checkpoint.info, already, given["as_json"])
+
+
+def _options(start: str, given: Mapping[str, Any]) -> Options:
+    from train.options import Options
+
+    return Options(
         epochs=given["epochs"],
         max_steps=given["max_steps"],
         seed=given["seed"],
@@ -219,31 +248,13 @@ def _train(where: torch.device, world: World, *, recipe: str, method: str, out: 
         save_every=given["save_every"],
         changes={name: given[name] for name in _CHANGES if given[name] is not None},
     )
-    home = Path("runs") / recipe
-    named = f"{found.reference.short}-" if found.reference else ""
-    out = out or home / "checkpoints" / f"{named}{checkpoint_name(method, plan)}"
-    check_place(out)
-    folder = given["data"] or Path("data") / found.data.replace("_", "-")
-    dataset = load_dataset(found.data, folder, given["image_size"])
-    if given["loader"] == "dali":
-        dataset = dataset.with_dali()
-    job, remark = make_job(recipe, found, method, plan, options, dataset, where, world)
-    # torchrun starts all processes anew when one has died; they go on from the last state
-    resume = given["resume"] or world.restarts > 0
-    with locked(out) if world.first else contextlib.nullcontext(), stop_on_signals() as stop:
-        checkpoint = completed(out, job.settings) if resume else None
-        already = checkpoint is not None
-        if checkpoint is None:
-            pictures = (
-                prepare_evaluation_set(dataset, given["evaluation"] or home / "evaluation") if world.first else None
-            )
-            try:
-                checkpoint = train_checkpoint(out, job, pictures, resume, stop, remark)
-            except StoppedError as stopped:
-                click.echo(f"{stopped}; the state is saved, go on with --resume", err=True)
-                raise SystemExit(stop.exit_code) from None
-    if checkpoint is not None and world.first:
-        _tell(checkpoint.folder, checkpoint.info, already, given["as_json"])
+
+
+def _dataset(name: str, given: Mapping[str, Any]) -> Dataset:
+    from train.dataset import load_dataset
+
+    dataset = load_dataset(name, given["data"] or Path("data") / name.replace("_", "-"), given["image_size"])
+    return dataset.with_dali() if given["loader"] == "dali" else dataset
 
 
 def _tell(folder: Path, info: CheckpointInfo, already: bool, as_json: bool) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from runtime.errors import UserError
+from runtime.training_rows import SpeedRow
 from st3.plan import SparsityPlan
 from st3.registry import find_method
 from train.command import device_of
@@ -43,45 +44,6 @@ _WARM_UP = 5
 _PROFILED = 5
 
 
-class Row(msgspec.Struct, frozen=True):
-    """One method in one mode.
-
-    Attributes:
-        recipe: whose network and optimiser.
-        method: the second ``dense`` is the same as the first: their difference is the noise.
-        mode: ``eager``, ``compiled`` or ``graph``.
-        batch_size: pictures per step.
-        precision: of the forward and backward pass.
-        images_per_s: median over the windows.
-        spread_percent: half the distance of the quartiles of the window's times, of their median.
-        overhead_percent: median over the rounds of the time against dense's in the same round; ``None`` for dense.
-        step_ms: median over the windows.
-        issue_ms: what the host needs to issue a step, median over the windows; where it is as long as the step, the
-            host is what holds a GPU up, and where it is short, the GPU's own work.
-        run_hours: of the recipe's epochs and fine-tuning at this speed, without evaluation and loading of pictures.
-        windows_s: seconds per step, one number per round.
-        device: its name.
-        commit: of this code.
-        versions: of what it ran on.
-    """
-
-    recipe: str
-    method: str
-    mode: str
-    batch_size: int
-    precision: str
-    images_per_s: float
-    spread_percent: float
-    overhead_percent: float | None
-    step_ms: float
-    issue_ms: float
-    run_hours: float
-    windows_s: tuple[float, ...]
-    device: str
-    commit: str
-    versions: dict[str, str]
-
-
 class Bench(msgspec.Struct, frozen=True):
     """What to measure: in each of ``rounds``, every method takes steps for about ``window_s`` seconds."""
 
@@ -94,7 +56,7 @@ class Bench(msgspec.Struct, frozen=True):
     profile: bool = False
 
 
-def measure(bench: Bench, mode: str, methods: tuple[str, ...]) -> list[Row]:
+def measure(bench: Bench, mode: str, methods: tuple[str, ...]) -> list[SpeedRow]:
     """One row per method, after dense, which comes twice."""
     names = ("dense", "dense again", *(method for method in methods if method != "dense"))
     steppers = [_stepper(bench, mode, name.removesuffix(" again")) for name in names]
@@ -113,14 +75,14 @@ def measure(bench: Bench, mode: str, methods: tuple[str, ...]) -> list[Row]:
     ]
 
 
-def _row(bench: Bench, mode: str, name: str, own: list[tuple[float, float]], dense: list[float] | None) -> Row:
+def _row(bench: Bench, mode: str, name: str, own: list[tuple[float, float]], dense: list[float] | None) -> SpeedRow:
     """``own`` are seconds per step and those until it was issued; ``dense`` seconds per step in the same rounds."""
     recipe, windows = bench.recipe, [whole for whole, _ in own]
     middle = statistics.median(windows)
     low, _, high = statistics.quantiles(windows, n=4) if len(windows) > 1 else (middle, middle, middle)
     ratios = [mine / theirs for mine, theirs in zip(windows, dense, strict=True)] if dense else []
     pictures = (recipe.epochs + recipe.finetune_epochs) * _PICTURES.get(recipe.data, _IMAGENET_PICTURES)
-    return Row(
+    return SpeedRow(
         recipe=bench.name,
         method=name,
         mode=mode,
@@ -256,7 +218,7 @@ def main(
                     stream.write(line + "\n")
 
 
-def _tell(row: Row) -> str:
+def _tell(row: SpeedRow) -> str:
     overhead = "" if row.overhead_percent is None else f"  {row.overhead_percent:+.1f} % against dense"
     speed = f"{row.images_per_s:9.1f} images/s +-{row.spread_percent:.1f} %"
     step = f"step {row.step_ms:.2f} ms, issued in {row.issue_ms:.2f}, run {row.run_hours:.2f} h"

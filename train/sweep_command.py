@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from runtime.training_rows import SweepRow
     from train.recipe import Recipe
     from train.sweep_plan import Run, Sweep
-    from train.sweep_rows import Row
     from train.sweep_run import Outcome
 
 UNFINISHED = 3
@@ -39,65 +40,46 @@ UNFINISHED = 3
 @click.option("--dry-run", is_flag=True, help="List the runs and what each would do, and train nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @click.pass_context
-def sweep(
-    ctx: click.Context,
-    recipe: str,
-    options: tuple[str, ...],
-    methods: str,
-    sparsities: str,
-    seeds: str,
-    pattern: str,
-    add: tuple[str, ...],
-    jobs: str,
-    device: str,
-    data: Path | None,
-    out: Path | None,
-    evaluation: Path | None,
-    time_budget: float | None,
-    rows_only: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def sweep(ctx: click.Context, /, recipe: str, options: tuple[str, ...], **given: Any) -> None:
     """Train RECIPE with several methods, sparsities and seeds; OPTIONS behind -- go to each `st3 train`.
 
     What is in sweep.jsonl is not trained again, and what was stopped or killed goes on from its state. The exit code
     is 1 if a run failed, and 3 if runs are left to do.
     """
-    import torch
-
-    from runtime.errors import UserError
+    from train.command import device_of
     from train.recipe import digest, find_recipe
-    from train.sweep_plan import Sweep, numbers, plan_runs, refuse_own_options
+    from train.sweep_plan import Sweep, refuse_own_options
     from train.sweep_rows import read, refuse_other_sweep
 
     found = find_recipe(recipe)
     refuse_own_options(options)
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    runs = plan_runs(
-        names,
-        numbers(sparsities, float, "--sparsities"),
-        [int(seed) for seed in numbers(seeds, int, "--seeds")],
-        pattern,
-        add,
-    )
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU here; use --device cpu, or install a torch with CUDA")
-    where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    out = out or Path("runs") / recipe / "sweep"
-    plan = Sweep(recipe, digest(found), options, out, evaluation or out / "evaluation", data, where)
+    runs = _runs(given)
+    where = device_of(given["device"], None).type
+    out = given["out"] or Path("runs") / recipe / "sweep"
+    evaluation = given["evaluation"] or out / "evaluation"
+    plan = Sweep(recipe, digest(found), options, out, evaluation, given["data"], where)
     rows = read(out)
     refuse_other_sweep(plan, rows)
     done = {row.key for row in rows}
     left = [run for run in runs if plan.key(run) not in done]
-    if dry_run:
-        _tell_plan(plan, runs, left, as_json)
+    if given["dry_run"]:
+        _tell_plan(plan, runs, left, given["as_json"])
         return
-    outcome = _train(found, plan, left, jobs, time_budget, rows_only) if left else None
-    _tell(plan, runs, read(out), outcome, as_json)
+    outcome = _train(found, plan, left, given["jobs"], given["time_budget"], given["rows_only"]) if left else None
+    _tell(plan, runs, read(out), outcome, given["as_json"])
     if outcome is not None and outcome.failures:
         ctx.exit(1)
     if outcome is not None and outcome.unfinished:
         ctx.exit(UNFINISHED)
+
+
+def _runs(given: Mapping[str, Any]) -> tuple[Run, ...]:
+    from train.sweep_plan import numbers, plan_runs
+
+    names = [name.strip() for name in given["methods"].split(",") if name.strip()]
+    sparsities = numbers(given["sparsities"], float, "--sparsities")
+    seeds = [int(seed) for seed in numbers(given["seeds"], int, "--seeds")]
+    return plan_runs(names, sparsities, seeds, given["pattern"], given["add"])
 
 
 def _train(
@@ -156,7 +138,7 @@ def _tell_plan(plan: Sweep, runs: tuple[Run, ...], left: list[Run], as_json: boo
     click.echo(f"{len(left)} of {len(runs)} runs to do on the {plan.device}, in {plan.out}")
 
 
-def _tell(plan: Sweep, runs: tuple[Run, ...], rows: list[Row], outcome: Outcome | None, as_json: bool) -> None:
+def _tell(plan: Sweep, runs: tuple[Run, ...], rows: list[SweepRow], outcome: Outcome | None, as_json: bool) -> None:
     import msgspec
 
     from train.sweep_table import cells, markdown

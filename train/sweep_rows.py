@@ -9,59 +9,10 @@ from pathlib import Path
 import msgspec
 
 from runtime.errors import UserError
+from runtime.training_rows import SweepRow
 from train.sweep_plan import Run, Sweep
 
 FILE = "sweep.jsonl"
-
-
-class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One finished run.
-
-    Attributes:
-        key: hash of all that decided what it computed.
-        recipe: its name.
-        recipe_digest: of every value of the recipe.
-        options: more options of ``st3 train``.
-        method: of sparse training.
-        pattern: of the zeros; ``dense`` without any.
-        target_sparsity: fraction of zeros asked for.
-        sparsity: fraction of zeros reached.
-        seed: of all randomness.
-        accuracy: top-1 on the evaluation set, in [0, 1].
-        loss: mean cross-entropy on the evaluation set.
-        epochs: passes over the training pictures.
-        steps: optimiser steps.
-        seconds: of training, all attempts together, beside the other runs that shared the machine.
-        jobs: runs that were trained at a time.
-        weights_sha256: digest of the weight file.
-        device: name of the GPU, or ``cpu``.
-        processor: of the machine.
-        threads: CPU threads of the run.
-        commit: of the code.
-        versions: of Python and the packages that decide the numbers.
-    """
-
-    key: str
-    recipe: str
-    recipe_digest: str
-    options: tuple[str, ...]
-    method: str
-    pattern: str
-    target_sparsity: float
-    sparsity: float
-    seed: int
-    accuracy: float
-    loss: float
-    epochs: float
-    steps: int
-    seconds: float
-    jobs: int
-    weights_sha256: str
-    device: str
-    processor: str
-    threads: int
-    commit: str
-    versions: dict[str, str]
 
 
 class _Trained(msgspec.Struct, frozen=True):
@@ -84,7 +35,7 @@ class _Trained(msgspec.Struct, frozen=True):
     files: dict[str, str]
 
 
-def row_of(sweep: Sweep, run: Run, printed: bytes, jobs: int) -> Row:
+def row_of(sweep: Sweep, run: Run, printed: bytes, jobs: int) -> SweepRow:
     """The row of a run from what its training printed.
 
     Raises:
@@ -94,7 +45,7 @@ def row_of(sweep: Sweep, run: Run, printed: bytes, jobs: int) -> Row:
         trained = msgspec.json.decode(printed.strip().rpartition(b"\n")[2], type=_Trained)
     except msgspec.MsgspecError as error:
         raise UserError(f"the training of {run.name} ended well but printed no checkpoint ({error})") from error
-    return Row(
+    return SweepRow(
         key=sweep.key(run),
         recipe=sweep.recipe,
         recipe_digest=sweep.recipe_digest,
@@ -119,7 +70,7 @@ def row_of(sweep: Sweep, run: Run, printed: bytes, jobs: int) -> Row:
     )
 
 
-def append(folder: Path, row: Row) -> None:
+def append(folder: Path, row: SweepRow) -> None:
     """Add a line, on the disk when this returns."""
     with (folder / FILE).open("ab") as stream:
         stream.write(msgspec.json.encode(row) + b"\n")
@@ -127,7 +78,7 @@ def append(folder: Path, row: Row) -> None:
         os.fsync(stream.fileno())
 
 
-def read(folder: Path) -> list[Row]:
+def read(folder: Path) -> list[SweepRow]:
     """Every row; a last line that a killed sweep did not finish is cut off.
 
     Raises:
@@ -143,12 +94,12 @@ def read(folder: Path) -> list[Row]:
         part.write_bytes(whole)
         part.replace(path)
     try:
-        return [msgspec.json.decode(line, type=Row) for line in whole.splitlines()]
+        return [msgspec.json.decode(line, type=SweepRow) for line in whole.splitlines()]
     except msgspec.MsgspecError as error:
         raise UserError(f"{path} is damaged ({error}); repair it or give another --out") from error
 
 
-def refuse_other_sweep(sweep: Sweep, rows: list[Row]) -> None:
+def refuse_other_sweep(sweep: Sweep, rows: list[SweepRow]) -> None:
     """Raise a ``UserError`` if rows are of another recipe or other options: one table must not mix them."""
     for row in rows:
         left = (sweep.recipe, sweep.recipe_digest, sweep.options)

@@ -29,8 +29,9 @@ from typing import final
 import msgspec
 
 from runtime.errors import UserError
+from runtime.training_rows import SweepRow
 from train.sweep_plan import Run, Sweep, checkpoint_of, command_of
-from train.sweep_rows import Row, append, row_of
+from train.sweep_rows import append, row_of
 
 TRAINER = (sys.executable, "-m", "train")
 POLL_SECONDS = 0.2
@@ -57,7 +58,7 @@ class Failure(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True):
     """What became of the runs of a sweep: new rows, failures, and the names of those that are not finished."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[SweepRow, ...]
     failures: tuple[Failure, ...]
     unfinished: tuple[str, ...]
 
@@ -122,7 +123,7 @@ class _Runner:
     ) -> None:
         self.sweep, self.pace, self.watch, self.trainer, self.lock, self.stop = sweep, pace, watch, trainer, lock, stop
         self.active: list[Active] = []
-        self.rows: list[Row] = []
+        self.rows: list[SweepRow] = []
         self.failures: list[Failure] = []
         self.unfinished: list[str] = []
 

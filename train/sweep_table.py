@@ -6,7 +6,7 @@ import statistics
 
 import msgspec
 
-from train.sweep_rows import Row
+from runtime.training_rows import SweepRow
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -23,9 +23,9 @@ class Cell(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def cells(rows: list[Row]) -> list[Cell]:
+def cells(rows: list[SweepRow]) -> list[Cell]:
     """One per method, pattern and sparsity: dense first, then by pattern, sparsity and falling accuracy."""
-    groups: dict[tuple[str, str, float], list[Row]] = {}
+    groups: dict[tuple[str, str, float], list[SweepRow]] = {}
     for row in rows:
         groups.setdefault((row.method, row.pattern, row.target_sparsity), []).append(row)
     made = [_cell(*place, group) for place, group in groups.items()]
@@ -47,7 +47,7 @@ def markdown(made: list[Cell]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(method: str, pattern: str, target: float, group: list[Row]) -> Cell:
+def _cell(method: str, pattern: str, target: float, group: list[SweepRow]) -> Cell:
     accuracies = [row.accuracy for row in group]
     return Cell(
         method=method,

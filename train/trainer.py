@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol, cast, final
 
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from runtime.errors import UserError
 from st3.layers import PROJECTIONS, prunable_layers
@@ -142,7 +144,8 @@ class Trainer:
             # gradients are exchanged once, with the last part's
             self._exchange(number + 1 == parts)
             with autocast(self._settings.precision, self._device):
-                logits = self._forward(picture)
+                with self._each_weight_once():
+                    logits = self._forward(picture)
                 answers = self._teacher(picture) if self._teacher is not None else None
                 loss = loss_of(logits, label, answers, self._recipe)
             torch.autograd.backward(self._scaler.scale(loss / parts))
@@ -157,6 +160,10 @@ class Trainer:
         if self._average is not None:
             self._average.update()
         self._sums.add(torch.stack(losses).mean(), torch.stack(right).sum())
+
+    def _each_weight_once(self) -> AbstractContextManager[None]:
+        # torch's attention asks for its weight three times a call; a compiled network drops what it does not use
+        return nullcontext() if self._execution.compile else parametrize.cached()
 
     def _exchange(self, wanted: bool) -> None:
         if isinstance(self._network, nn.parallel.DistributedDataParallel):

@@ -19,6 +19,7 @@ from runtime.data import Preprocessing, write_evaluation_set
 from runtime.errors import UserError
 from st3.checkpoint import write_checkpoint
 from st3.layers import Prunable, prunable_layers
+from st3.patterns import Pattern, group_limit, reject, spread
 from st3.plan import SparsityPlan
 from train.densities import LayerSize, Weights, densities, parse_weights
 from train.seeds import derive, generator
@@ -77,6 +78,12 @@ def prune(weight: Tensor, density: float) -> None:
     if dropped:
         smallest = torch.topk(weight.abs().flatten(), dropped, largest=False).indices
         weight.view(-1)[smallest] = 0.0
+
+
+def prune_groups(weight: Tensor, pattern: Pattern) -> None:
+    """Keep the N largest magnitudes of each M consecutive input channels, in place, where these divide into groups."""
+    if not reject(tuple(weight.shape), pattern):
+        weight[weight.abs() <= spread(group_limit(weight, pattern), weight.shape, pattern)] = 0.0
 
 
 def write_untrained(folder: Path, network: str, name: str, side: int = SIDE) -> None:

@@ -123,7 +123,7 @@ def bench(
             f"{part} was interrupted: it is set aside as {set_aside(out).name}; --resume goes on with one", err=True
         )
     finished = with_progress(plan, out, resume)
-    complete = finished == len(plan.conditions)
+    complete = finished == len(plan.conditions) and not part.exists()
     source = out if complete else part
     if source.exists():
         from bench.report.terminal import print_session

@@ -174,8 +174,8 @@ def run_session(
         resume: go on with what ``.part`` holds; what is there is not measured again.
 
     Returns:
-        The number of conditions that are finished. Ctrl-C ends the session early, and leaves ``.part`` with every
-        finished round to be continued, or nothing where nothing was measured.
+        The number of conditions that are finished. Ctrl-C ends the session early, also after the last of them, and
+        leaves ``.part`` with every finished round to be continued, or nothing where nothing was measured.
 
     Raises:
         UserError: there is nothing to resume, or it was another session.
@@ -183,7 +183,7 @@ def run_session(
     records = resumable(plan, out) if resume else []
     writer = Writer(out, resume)
     kept = bool(records)
-    finished = 0
+    finished, complete = 0, False
 
     def write(made: Iterable[Record]) -> None:
         nonlocal kept
@@ -200,10 +200,11 @@ def run_session(
             measure(entries, Stage(condition, plan.settings, spawn, tell, write), done)
             finished += 1
         write([*_capacity(plan, advance), End(ended=now(), load_average=load_average(), complete=True, gpus=gpus())])
+        complete = True
     except KeyboardInterrupt:
         pass
     finally:
-        _close(writer, finished == len(plan.conditions), kept)
+        _close(writer, complete, kept)
     return finished
 
 

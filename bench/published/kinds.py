@@ -23,10 +23,9 @@ from bench.published.lines import (
     ServeLoad,
     ServeSession,
     ServeSoak,
-    SpeedLine,
-    SweepLine,
 )
 from runtime.errors import UserError
+from runtime.training_rows import SpeedRow, SweepRow
 
 T = TypeVar("T")
 
@@ -161,7 +160,7 @@ def _gpu_kernels(path: Path) -> Content:
 
 
 def _sweep(path: Path) -> Content:
-    lines = read_lines(path, SweepLine)
+    lines = read_lines(path, SweepRow)
     return Content(
         whats=_slugs(line.recipe for line in lines),
         conditions=_conditions({slug(line.method) for line in lines}, seeds=[len({line.seed for line in lines})]),
@@ -169,7 +168,7 @@ def _sweep(path: Path) -> Content:
 
 
 def _training_speed(path: Path) -> Content:
-    lines = read_lines(path, SpeedLine)
+    lines = read_lines(path, SpeedRow)
     words = [*{line.precision for line in lines}, *{line.mode for line in lines}]
     return Content(_slugs(line.recipe for line in lines), _conditions(words, b=(line.batch_size for line in lines)))
 

@@ -1,7 +1,7 @@
 """Lines of measurement files that other stages and scripts write, as far as `bench/results` holds them.
 
-The writers are ``train.sweep_rows``, ``train.speed``, ``scripts/bench_gpu.py`` and ``scripts/bench_layers_gpu.py``. A
-field that they do not write, or one that is missing, is refused.
+The writers are ``scripts/bench_gpu.py``, ``scripts/bench_layers_gpu.py`` and ``bench.serve``; training's lines are in
+``runtime.training_rows``. A field that they do not write, or one that is missing, is refused.
 """
 
 from __future__ import annotations
@@ -126,52 +126,6 @@ class LaunchesLine(_Line, frozen=True):
     ablations_us: dict[str, Any]
     early_us: Any = None
     not_early_us: Any = None
-
-
-class SweepLine(_Line, frozen=True):
-    """One finished training run; see ``train.sweep_rows.Row``."""
-
-    key: str
-    recipe: str
-    recipe_digest: str
-    options: tuple[str, ...]
-    method: str
-    pattern: str
-    target_sparsity: float
-    sparsity: float
-    seed: int
-    accuracy: float
-    loss: float
-    epochs: float
-    steps: int
-    seconds: float
-    jobs: int
-    weights_sha256: str
-    device: str
-    processor: str
-    threads: int
-    commit: str
-    versions: dict[str, str]
-
-
-class SpeedLine(_Line, frozen=True):
-    """What a training method costs; see ``train.speed.Row``."""
-
-    recipe: str
-    method: str
-    mode: str
-    batch_size: int
-    precision: str
-    images_per_s: float
-    spread_percent: float
-    overhead_percent: float | None
-    step_ms: float
-    issue_ms: float
-    run_hours: float
-    windows_s: tuple[float, ...]
-    device: str
-    commit: str
-    versions: dict[str, str]
 
 
 class ServeSession(_Line, frozen=True, tag="session"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch.export.passes import move_to_device_pass
+
 from compile.backend import Built, Effort
 from compile.network import Network
 from compile.tensorrt import choose, through_torch
@@ -49,12 +51,11 @@ def build(network: Network, target: Target, folder: Path, effort: Effort) -> Bui
     here = choose.gpu_here(target.architecture)
     module, library = through_torch.load()
     # the ONNX form is for the rehearsal and for the weights' names; what is built is the program
-    halved, ordered = half_program(network.program(), network.input_shape)
-    model = half_onnx(halved, network.input_name, network.output_names)
+    program, ordered = half_program(network.program(), network.input_shape)
+    model = half_onnx(program, network.input_name, network.output_names)
     deviations = rehearse(model, network)
     effort.report(f"torch-tensorrt is building for {here}")
-    program, _ = half_program(network.program(), network.input_shape, "cuda")
-    built = through_torch.build_through_torch(module, library, program)
+    built = through_torch.build_through_torch(module, library, move_to_device_pass(program, "cuda"))
     verdicts = layer_verdicts(network, model, built, library, ordered)
     write_payload(folder / "payload", library, here, built.plan)
     write_source(folder / "source", model, built, verdicts)

@@ -23,10 +23,10 @@ from compile.cuda.results import Shapes
 from compile.cuda.sites import Site
 from compile.cuda.tune import Budget, measure_all
 from compile.network import Network
-from compile.passes.order_channels import ORDERED
 from runtime.artifact import GOLDEN_INPUTS, DeviceProof, Requirements, Target, golden_output
 from runtime.cuda import gpu, nvrtc
 from runtime.errors import UserError
+from runtime.manifest import ORDERED
 
 _EMULATED_PICTURES = 4
 

@@ -17,9 +17,6 @@ from compile.passes.channel_orders import ChannelOrders, Order, Segment
 from compile.passes.fours import HOPELESS, Bits, broken, joined, mend, pack_rows, rows_of
 from st3.patterns import TWO_OF_FOUR, obeys
 
-ORDERED = "2:4 in another order of its input channels"
-"""What the layer table says of a layer that gained."""
-
 
 class Ordered(msgspec.Struct, frozen=True):
     """The graph, and the layers whose weights are 2:4 by the new order and were not by the old one."""

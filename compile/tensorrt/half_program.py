@@ -34,9 +34,7 @@ class _Half(nn.Module):
         return tree_map(lambda output: output.float(), self.body(picture.half()))
 
 
-def half_program(
-    program: ExportedProgram, shape: tuple[int, int, int, int], device: str = "cpu"
-) -> tuple[ExportedProgram, frozenset[str]]:
+def half_program(program: ExportedProgram, shape: tuple[int, int, int, int]) -> tuple[ExportedProgram, frozenset[str]]:
     """The program with fp16 weights (exact +0.0 zeros) for pictures ``(B, C, H, W)`` of float32.
 
     Returns:
@@ -57,10 +55,9 @@ def half_program(
                 tensor.data = tensor.data.half()
                 tensor.data[tensor.data == 0] = 0.0
     ordered = order_hidden(body)
-    module = _Half(body).to(device)
     try:
         with torch.no_grad():
-            return torch.export.export(module, (torch.zeros(shape, device=device),)), ordered
+            return torch.export.export(_Half(body), (torch.zeros(shape),)), ordered
     except Exception as error:  # the exporter raises many types; all mean that something in it insists on float32
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

@@ -51,7 +51,7 @@ def load() -> tuple[Any, Library]:
 
 
 def build_through_torch(module: Any, library: Library, program: ExportedProgram) -> BuiltPlan:
-    """Convert a program of ``half_program`` on the GPU whole, with sparse weights allowed.
+    """Convert a program of ``half_program`` that was moved to the GPU, whole, with sparse weights allowed.
 
     Raises:
         UserError: an operator has no converter, or the builder refused.

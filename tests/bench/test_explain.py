@@ -11,16 +11,16 @@ import pytest
 from click.testing import CliRunner
 from support import write_checkpoint
 
-from bench.explain import advice, explanation
+from bench.explain import explanation
 from bench.explain.advice import Case, advise
 from bench.explain.command import explain
 from bench.explain.explanation import explain_artifact, find_layer
 from bench.explain.roofline import Bound, bound, moved_bytes, positions, usable_macs
 from bench.machine.speed import Speed, Speeds
 from compile.lower import lower
-from compile.passes.order_channels import ORDERED
 from runtime.artifact import LayerEntry, Target, open_artifact
 from runtime.errors import UserError
+from runtime.manifest import ORDERED
 
 SPEED = Speed(1, {"registers": 100.0}, {"L2": 50.0, "DRAM": 5.0})
 CPU = Target("cpu", "avx512", "float32", 1, 1)
@@ -107,10 +107,6 @@ def test_half_precision_has_a_peak_of_its_own_half_the_bytes_and_twice_the_lanes
 def test_the_first_advice(case: Case, first: str | None) -> None:
     found = heads(case)
     assert found[0] == (first or "input channels in multiples of 8 and outputs of 16")
-
-
-def test_the_note_that_channels_were_ordered_is_read_as_the_compiler_writes_it() -> None:
-    assert advice.ORDERED == ORDERED
 
 
 def test_a_slow_layer_is_not_called_near_its_bound() -> None:

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 from bench_builders import invoke, make_artifact, make_three
+from click.testing import CliRunner
 
+from bench.machine.peaks import Capacity
+from bench.measure import session
 from bench.measure.command import bench, settings_for
 from bench.measure.session import plan_session, resumable, run_session
 from bench.measurement import Settings
@@ -80,6 +83,33 @@ def test_ctrl_c_keeps_every_finished_round_and_resume_measures_the_rest(tmp_path
     assert joined.launches == (0, 0, 1, 1)
     for size in (1, 32):
         assert len([m for m in after.measurements if (m.batch_size, m.metric) == (size, "accuracy")]) == 1
+
+
+def test_ctrl_c_after_the_last_condition_leaves_what_only_has_to_be_ended(
+    tmp_path: Path, evaluation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_artifact(tmp_path / "a/dense", "dense", 0.0, 1)
+    out, shown = tmp_path / "m.jsonl", []
+
+    def interrupt_at_the_end(cpu_sets: object, repetitions: int) -> Capacity:
+        shown.append(cpu_sets)
+        if len(shown) == 2:
+            raise KeyboardInterrupt
+        return Capacity(note="no compiler")
+
+    monkeypatch.setattr(session, "measure_capacity", interrupt_at_the_end)
+    arguments = [str(tmp_path / "a"), "--evaluation", str(evaluation), "--threads", "1", "--rounds", "1"]
+    done = CliRunner().invoke(bench, [*arguments, "--out", str(out)])
+    assert done.exit_code == 130
+    assert "interrupted with 1 of 1 conditions finished" in done.stderr
+    assert not out.exists()
+    before = read_measurements(part_of(out))
+    assert before.end is None
+    invoke(bench, *arguments, "--resume", "--out", out)
+    after = read_measurements(out)
+    assert after.measurements == before.measurements
+    assert after.end is not None
+    assert after.end.complete
 
 
 def test_ctrl_c_before_anything_is_finished_leaves_the_older_session(tmp_path: Path, evaluation: Path) -> None:

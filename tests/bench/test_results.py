@@ -114,18 +114,6 @@ def test_what_training_writes_is_known_too(tmp_path: Path, kind: str, line: str,
     check(path)
 
 
-def test_what_training_writes_has_these_very_fields() -> None:
-    import msgspec
-
-    from bench.published.lines import SpeedLine, SweepLine
-    from train.speed import Row as SpeedRow
-    from train.sweep_rows import Row as SweepRow
-
-    for ours, theirs in ((SweepLine, SweepRow), (SpeedLine, SpeedRow)):
-        kinds = [{f.name: f.type for f in msgspec.structs.fields(struct)} for struct in (ours, theirs)]
-        assert kinds[0] == kinds[1]
-
-
 def test_a_slug_has_the_letters_of_a_name() -> None:
     assert slug("mobilenet_v2") == "mobilenet-v2"
     assert slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"

@@ -15,7 +15,7 @@ from torch.autograd.profiler_util import FunctionEvent, Kernel
 from compile.backend import backend_names, find_backend
 from compile.cuda import build, payload, proof
 from compile.cuda.arch import gpu_architecture
-from compile.lower import MARGIN, lower, up_to_date
+from compile.lower import MARGIN, artifact_name, lower, up_to_date
 from runtime import inspect
 from runtime.artifact import MANIFEST, SCHEMA_VERSION, list_files, open_artifact
 from runtime.cuda import gpu
@@ -39,8 +39,19 @@ def artifact(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return lower(checkpoint, out, "inductor", (6,), 1, "sm_123", device="cuda", dtype="float16")
 
 
+def test_names_say_which_gpu_where_it_is_not_the_one_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(arch: str) -> str:
+        return artifact_name("inductor", (1, 8), "cuda", "bfloat16", arch)
+
+    monkeypatch.setattr(gpu, "architecture", lambda: None)
+    assert name("sm_90") == "inductor-cuda-sm_90-bfloat16-b1-8"
+    monkeypatch.setattr(gpu, "architecture", lambda: "sm_90")
+    assert name("sm_90") == name("native") == "inductor-cuda-bfloat16-b1-8"
+    assert name("sm_80") == "inductor-cuda-sm_80-bfloat16-b1-8"
+
+
 def test_what_is_compiled_without_the_gpu(checkpoint: Path, artifact: Path) -> None:
-    assert artifact.name == "inductor-cuda-float16-b6"
+    assert artifact.name == "inductor-cuda-sm_123-float16-b6"
     manifest = open_artifact(artifact).manifest
     assert manifest.schema_version == SCHEMA_VERSION == 4
     assert (manifest.target.device, manifest.target.architecture, manifest.target.dtype) == (

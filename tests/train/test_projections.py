@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from train_toy import KilledError, fitted, job, same, with_values
 
 import train.loop
 from st3.layers import prunable_layers
+from st3.parametrization import SparseWeight
 from train.distributed import World
+from train.evaluate import accuracy_of
 from train.trainer import Execution, Trainer
 
 LAYER = "attention.in_proj"
@@ -106,3 +109,21 @@ def test_projections_are_decayed_averaged_and_masked() -> None:
     assert 0.5 < float(zeros.float().mean()) < 1
     trainer.step(torch.randn(16, 1, 8, 8), torch.arange(16) % 10, 12)
     assert torch.equal(layer.weight == 0, zeros)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_steps_and_validations_compute_each_effective_weight_once(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's attention asks for its weight three times: whether it is there, its dtype, its values."""
+    wanted = job("st3", recipe=with_values(model=Tokens, accumulate=parts))
+    trainer = Trainer(wanted.recipe, wanted.settings, torch.device("cpu"), Execution(), World())
+    computed: Counter[tuple[int, ...]] = Counter()
+    forward = SparseWeight.forward
+    monkeypatch.setattr(
+        SparseWeight, "forward", lambda self, weight: computed.update([tuple(weight.shape)]) or forward(self, weight)
+    )
+    trainer.step(torch.randn(4, 1, 16, 16), torch.zeros(4, dtype=torch.int64), 0)
+    each = dict.fromkeys([(16, 1, 4, 4), (48, 16), (16, 16), (10, 16)], 1)
+    assert computed == dict.fromkeys(each, parts)
+    computed.clear()
+    accuracy_of(trainer.model, [(torch.randn(2, 1, 16, 16), torch.zeros(2))] * 3)
+    assert computed == each

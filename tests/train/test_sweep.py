@@ -16,10 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from runtime.errors import UserError
+from runtime.training_rows import SweepRow
 from train import sweep_run
 from train.sweep_command import sweep
 from train.sweep_plan import Run, Sweep, command_of, plan_runs
-from train.sweep_rows import FILE, Row, read
+from train.sweep_rows import FILE, read
 from train.sweep_run import Outcome, Pace, run_sweep
 from train.sweep_table import cells, markdown
 
@@ -234,9 +235,9 @@ def test_two_sweeps_do_not_share_a_folder(
     first.communicate(timeout=60)
 
 
-def row(method: str, sparsity: float, seed: int, accuracy: float) -> Row:
+def row(method: str, sparsity: float, seed: int, accuracy: float) -> SweepRow:
     pattern = "dense" if method == "dense" else "unstructured"
-    return Row(
+    return SweepRow(
         key=f"{method}{sparsity}{seed}", recipe="r", recipe_digest="d", options=(), method=method, pattern=pattern,
         target_sparsity=sparsity, sparsity=sparsity, seed=seed, accuracy=accuracy, loss=1.0 + seed, epochs=1.0, steps=1,
         seconds=10.0 * (seed + 1), jobs=1, weights_sha256="", device="cpu", processor="p", threads=1, commit="c",

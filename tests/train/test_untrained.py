@@ -12,8 +12,9 @@ from runtime.data import load_evaluation_set
 from runtime.errors import UserError
 from st3.checkpoint import load_checkpoint
 from st3.layers import prunable_layers
+from st3.patterns import TWO_OF_FOUR
 from train.densities import parse_weights
-from train.untrained import is_depthwise, main, make_network, prune, write_noise, write_untrained
+from train.untrained import is_depthwise, main, make_network, prune, prune_groups, write_noise, write_untrained
 
 SIDE = 32
 
@@ -24,6 +25,15 @@ def test_pruning_keeps_the_largest() -> None:
     assert weight.tolist() == [[0.0, -5.0, 2.0], [0.0, 0.0, -3.0]]
     prune(weight, 1.0)
     assert torch.count_nonzero(weight) == 3
+
+
+def test_two_of_four_keeps_the_largest_of_each_four_inputs() -> None:
+    weight = torch.tensor([[0.1, -5.0, 2.0, 3.0, 1.0, 0.5, -0.2, 0.3]])
+    prune_groups(weight, TWO_OF_FOUR)
+    assert weight.tolist() == [[0.0, -5.0, 0.0, 3.0, 1.0, 0.5, 0.0, 0.0]]
+    odd = torch.randn(2, 3, 7, 7)
+    prune_groups(odd, TWO_OF_FOUR)
+    assert torch.count_nonzero(odd) == odd.numel()
 
 
 def test_every_layer_has_its_density_but_depthwise_ones_are_dense() -> None:

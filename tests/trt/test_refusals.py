@@ -18,6 +18,7 @@ from trt_stubs import ERROR, VERBOSE, gpu, install, stub
 
 from compile.backends import tensorrt, torch_tensorrt
 from compile.from_checkpoint import TorchNetwork
+from compile.tensorrt import half_program as halving
 from compile.tensorrt import through_torch
 from compile.tensorrt.builder import build_plan, timing_file
 from compile.tensorrt.choose import choose
@@ -226,7 +227,7 @@ def torch_tensorrt_stub() -> ModuleType:
 
     def convert(program: torch.export.ExportedProgram, **options: object) -> bytes:
         logging.getLogger("torch_tensorrt [TensorRT Conversion Context]").info("(Sparsity) Chose 1 layer(s) using")
-        module.asked.update(options)
+        module.asked.update(options, program=program)
         if module.asked.get("fails"):
             raise RuntimeError("no converter for aten.foo")
         return b"plan"
@@ -251,3 +252,25 @@ def test_torch_tensorrt_builds_whole_with_sparse_weights(monkeypatch: pytest.Mon
     assert refused(through_torch.build_through_torch, module, library, program) == (
         "torch-tensorrt 2.11.0 cannot build the network: no converter for aten.foo; use --backend tensorrt"
     )
+
+
+def test_torch_tensorrt_is_given_the_program_of_the_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halved once and ordered once, then moved to the GPU."""
+    asked, library = torch_tensorrt_stub(), Library(TENSORRT, "10.15.1.29", stub(inspection='{"Layers": []}'))
+    monkeypatch.setattr(torch_tensorrt.choose, "gpu_here", lambda wanted: wanted)
+    monkeypatch.setattr(through_torch, "load", lambda: (asked, library))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    moved, ordered, order = [], [], halving.order_hidden
+    monkeypatch.setattr(torch_tensorrt, "move_to_device_pass", lambda *given: moved.append(given) or given[0])
+    monkeypatch.setattr(halving, "order_hidden", lambda module: ordered.append(module) or order(module))
+    network = TorchNetwork(export_module(nn.Conv2d(4, 4, 1), (4, 8, 8)), (4, 8, 8), 2)
+    built = torch_tensorrt.build(network, Target("cuda", "sm_90", "float16", 2, 1), tmp_path, EFFORT)
+    ((program, device),) = moved
+    assert (device, len(ordered)) == ("cuda", 1)
+    assert asked.asked["program"] is program
+    assert (tmp_path / "payload/model.plan").read_bytes() == b"plan"
+    picture = torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        answer = program.module()(picture).numpy()
+    torch.testing.assert_close(answer, network.answer(picture.numpy())[0], atol=2e-2, rtol=0)
+    assert len(built.deviations) == 1
