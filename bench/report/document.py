@@ -60,11 +60,12 @@ class Overhead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Ceiling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What this machine was measured to do in this session: multiply-adds from registers, and reading; of all threads.
 
-    ``None`` where it was not measured.
+    ``gflops`` are of float32; ``None`` where it was not measured, or the processor does not compute in half precision.
     """
 
     threads: int
     gflops: float | None
+    gflops_float16: float | None
     l2_gb_per_s: float | None
     dram_gb_per_s: float | None
 
@@ -171,6 +172,7 @@ def _ceiling(session: Measurements, threads: int) -> Ceiling:
     return Ceiling(
         threads=threads,
         gflops=peak_of(session.peaks, "registers", threads),
+        gflops_float16=peak_of(session.peaks, "registers", threads, "float16"),
         l2_gb_per_s=bandwidth_of(session.bandwidths, "L2", threads),
         dram_gb_per_s=bandwidth_of(session.bandwidths, "DRAM", threads),
     )

@@ -29,11 +29,14 @@ class Served(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """Of one batch size and number of threads: figures by metric and artifact, and the processor's limits."""
+    """Of one batch size and number of threads: figures by metric and artifact, and the processor's limits.
+
+    ``peak_gflops`` is by the dtypes of which it was measured.
+    """
 
     values: dict[tuple[str, str], float]
     served: dict[str, Served]
-    peak_gflops: float | None
+    peak_gflops: dict[str, float]
     bandwidth_gb_s: float | None
 
     def of(self, metric: str, artifact: str) -> float | None:
@@ -58,7 +61,11 @@ def figures_of(session: Measurements, batch_size: int, threads: int) -> Figures:
     return Figures(
         values={key: max(found) if key[0] == "memory" else statistics.median(found) for key, found in samples.items()},
         served=served,
-        peak_gflops=peak_of(session.peaks, "registers", threads),
+        peak_gflops={
+            dtype: peak
+            for dtype in {peak.dtype for peak in session.peaks}
+            if (peak := peak_of(session.peaks, "registers", threads, dtype)) is not None
+        },
         bandwidth_gb_s=bandwidth_of(session.bandwidths, "DRAM", threads),
     )
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from bench.machine.peaks import bandwidth_of, peak_of
-from bench.naming import FLOAT
 from bench.report.figures import weight_bytes
 from bench.report.summary import condition
 
@@ -27,8 +26,8 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         flop_ratio: dense MACs over non-zero MACs, ``None`` where all weights are zero.
         roofline_speedup: the base's median latency over the shortest time that this machine's measured peak and
             bandwidth allow for the non-zero MACs and the values of the weights; ``None`` where they were not measured,
-            as on a GPU or in another precision than float32. Positions of the weights and activations are taken to
-            cost nothing.
+            as on a GPU or in a dtype that no peak was measured of. Positions of the weights and activations are taken
+            to cost nothing.
         bound: which of the two takes that time.
     """
 
@@ -78,12 +77,12 @@ def place_of(size_bytes: int, caches: Mapping[str, str]) -> Place:
 def _limit(session: Measurements, record: ArtifactRecord, row: Row, base: Row) -> Limit:
     weights = weight_bytes(record, row.batch_size)
     bound = None
-    if weights is not None and row.dtype == FLOAT:
+    if weights is not None:
         place = place_of(weights, session.session.environment.machine.caches)
         bound = roofline_ms(
             row.macs_nonzero * row.batch_size,
             weights,
-            peak_of(session.peaks, "registers", row.threads),
+            peak_of(session.peaks, "registers", row.threads, row.dtype),
             bandwidth_of(session.bandwidths, place, row.threads),
         )
     return Limit(

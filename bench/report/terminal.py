@@ -56,9 +56,10 @@ def capacity_lines(session: Measurements) -> list[str]:
     """What the processor was measured to do in the session, one line per number of threads."""
     lines = []
     for threads in sorted({peak.threads for peak in session.peaks}):
-        peak = peak_of(session.peaks, "registers", threads)
+        peak, half = (peak_of(session.peaks, "registers", threads, dtype) for dtype in ("float32", "float16"))
         read = bandwidth_of(session.bandwidths, "DRAM", threads)
         limits = [f"{peak:.0f} GFLOP/s"] if peak is not None else []
+        limits += [f"{half:.0f} GFLOP/s in float16"] if half is not None else []
         limits += [f"{read:.1f} GB/s read from memory"] if read is not None else []
         lines.append(f"the processor, {numbers.threads(threads)}: {', '.join(limits)}")
     return lines
