@@ -41,12 +41,17 @@ WIDTH = 180
 @click.option("--evaluation", required=True, type=click.Path(path_type=Path), help="Pictures to run.")
 @click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True, help="Interleaved rounds.")
 @click.option("--steps", multiple=True, help=f"Weights whose steps are shown; repeatable.  [default: {PROOF}]")
-@click.option("--compiled", type=click.Path(path_type=Path), help="What `st3 compile --json` said, for the seconds.")
+@click.option(
+    "--compiled",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="What `st3 compile --json` said, for the seconds; repeatable.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Rows as JSON; raw record beside it, .jsonl."
 )
 def main(
-    artifacts: Path, evaluation: Path, rounds: int, steps: tuple[str, ...], compiled: Path | None, out: Path
+    artifacts: Path, evaluation: Path, rounds: int, steps: tuple[str, ...], compiled: tuple[Path, ...], out: Path
 ) -> None:
     """Measure ARTIFACTS, a folder WEIGHTS/BACKEND-bN, as ``make bench-cpu`` lays it out."""
     from rich.console import Console
@@ -87,15 +92,16 @@ def chosen_weights(plan: Plan, wanted: tuple[str, ...]) -> tuple[str, ...]:
     return (PROOF,) if PROOF in known else (known[-1],)
 
 
-def compile_times(path: Path | None) -> dict[str, float]:
+def compile_times(paths: Iterable[Path]) -> dict[str, float]:
     """Seconds of each compilation by the artifact's name; those that were up to date took none and are left out."""
-    if path is None:
-        return {}
-    try:
-        made = msgspec.json.decode(path.read_bytes())
-        return {"/".join(Path(one["artifact"]).parts[-2:]): one["seconds"] for one in made if not one["fresh"]}
-    except (OSError, msgspec.MsgspecError, LookupError, TypeError) as error:
-        raise UserError(f"{path} is not what `st3 compile --json` prints ({error}); run make bench-cpu") from error
+    found: dict[str, float] = {}
+    for path in paths:
+        try:
+            made = msgspec.json.decode(path.read_bytes())
+            found |= {"/".join(Path(one["artifact"]).parts[-2:]): one["seconds"] for one in made if not one["fresh"]}
+        except (OSError, msgspec.MsgspecError, LookupError, TypeError) as error:
+            raise UserError(f"{path} is not what `st3 compile --json` prints ({error}); run make bench-cpu") from error
+    return found
 
 
 def take_notes(

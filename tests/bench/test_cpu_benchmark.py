@@ -226,12 +226,12 @@ def test_seconds_are_those_of_real_compilations(tmp_path: Path) -> None:
         {"artifact": "a/b/u_90/native-b1", "fresh": True, "seconds": 0.1},
     ]
     path.write_text(json.dumps(made))
-    assert compile_times(path) == {"dense/native-b1": 3.5}
-    assert compile_times(None) == {}
+    assert compile_times([path]) == {"dense/native-b1": 3.5}
+    assert compile_times([]) == {}
     for text in ("", "{", '[{"artifact": 1}]', "[1]"):
         path.write_text(text)
         with pytest.raises(UserError, match=r"compiled.json is not what `st3 compile --json` prints"):
-            compile_times(path)
+            compile_times([path])
 
 
 def test_wrong_answers_fail_the_run(session: Measurements) -> None:
