@@ -11,9 +11,8 @@ DEVICE ?= cpu
 DTYPE ?= float16
 # `float16` where this CPU computes in half precision and the compiler knows it (g++ 12): native artifacts in that as
 # well; empty for none
-HALF ?= $(shell flag=$$(grep -oE 'avx512_fp16|asimdhp' /proc/cpuinfo 2>/dev/null | head -n 1); \
-  case $$flag in avx512_fp16) option=-mavx512fp16;; asimdhp) option=-march=armv8.2-a+fp16;; *) exit;; esac; \
-  $${CXX:-g++} $$option -fsyntax-only -x c++ /dev/null 2>/dev/null && echo float16)
+HALF ?= $(shell { grep -qs avx512_fp16 /proc/cpuinfo && $${CXX:-g++} -mavx512fp16 -fsyntax-only -x c++ /dev/null || \
+  grep -qs asimdhp /proc/cpuinfo; } 2>/dev/null && echo float16)
 OUT ?= runs/$(RECIPE)
 # CPU threads of training; latency is measured with one thread and with this many
 THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -lt 2 ] && echo $$n || echo 2)
