@@ -57,9 +57,6 @@ def quantise(model: Path, pictures: NDArray[np.float32], out: Path) -> Quantised
     Raises:
         UserError: the model is none, is quantised already, or takes other or more pictures; the tool refuses it.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
     given = read_model(model)
     spec = spec_of(given, model)
     if dtype_of(given) != FLOAT:
@@ -72,21 +69,9 @@ def quantise(model: Path, pictures: NDArray[np.float32], out: Path) -> Quantised
     batches = [pictures[start : start + size] for start in range(0, len(pictures) - size + 1, size)]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        prepared, part = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+        part = Path(folder) / "int8.onnx"
         try:
-            # folds batch normalisations, which have no form in int8
-            quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
-            quantize_static(
-                str(prepared),
-                str(part),
-                _reader(spec.name, batches),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                # without such instructions sums of two products overflow 16 bits, unless weights have 7
-                reduce_range="int8" not in precisions_of(describe_machine().cpu_flags),
-            )
+            _run_tool(model, _reader(spec.name, batches), part)
         except Exception as error:  # the tool raises whatever it runs into
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"ONNX Runtime's tool cannot quantise {model}: {first}") from error
@@ -99,6 +84,26 @@ def quantise(model: Path, pictures: NDArray[np.float32], out: Path) -> Quantised
         pictures=size * len(batches),
         size_bytes=out.stat().st_size,
         size_bytes_float32=model.stat().st_size,
+    )
+
+
+def _run_tool(model: Path, reader: object, out: Path) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = out.with_name("prepared.onnx")
+    # folds batch normalisations, which have no form in int8
+    quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+    quantize_static(
+        str(prepared),
+        str(out),
+        reader,
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        # without such instructions sums of two products overflow 16 bits, unless weights have 7
+        reduce_range="int8" not in precisions_of(describe_machine().cpu_flags),
     )
 
 
