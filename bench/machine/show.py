@@ -62,8 +62,14 @@ def _below_float32(found: Processor) -> str:
     asked += ["openvino:INT8.onnx of python -m bench.quantize"] if "int8" in found.precisions else []
     return (
         f"{named}: dense networks may be faster in these than in float32; measure sparse ones against them, too: "
-        f"st3 bench --baseline {', '.join(asked)}"
+        f"st3 bench --baseline {', '.join(asked)}{_own_half(found)}"
     )
+
+
+def _own_half(found: Processor) -> str:
+    """What the native engine has for it: vectors of half precision, not matrices."""
+    able = {"avx512_fp16", "asimdhp"} & set(found.precisions.get("float16", ()))
+    return "; native computes sparse networks in float16: st3 compile --dtype float16" if able else ""
 
 
 def _cores(found: Processor) -> str:
