@@ -152,7 +152,8 @@ def test_precisions_below_float32_are_said_with_what_to_measure(tmp_path: Path) 
     assert text("avx512f", "amx_bf16", "amx_int8", "avx512_fp16", "avx512_vnni") == (
         "bfloat16 (amx_bf16), float16 (avx512_fp16), int8 (amx_int8 avx512_vnni): dense networks may be faster in "
         "these than in float32; measure sparse ones against them, too: st3 bench --baseline "
-        "openvino-bfloat16:FILE.onnx, openvino-float16:FILE.onnx, openvino:INT8.onnx of python -m bench.quantize"
+        "openvino-bfloat16:FILE.onnx, openvino-float16:FILE.onnx, openvino:INT8.onnx of python -m bench.quantize; "
+        "native computes sparse networks in float16: st3 compile --dtype float16"
     )
     assert text("asimd", "asimddp") == (
         "int8 (asimddp): dense networks may be faster in these than in float32; measure sparse ones against them, "
