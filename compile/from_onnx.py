@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, numpy_helper
+from onnx import NodeProto
 from torch import fx
 
 from compile.aten.readers import READERS as TORCH_READERS
@@ -47,7 +46,7 @@ def read_graph(file: OnnxFile, batch_size: int) -> Graph:
         UserError: the network holds something that the graph does not have; the message names the node, the operator
             and what there is.
     """
-    constants = _initializers(file.model.graph)
+    constants = dict(file.constants)
     nodes = _fold_constants(file.model.graph.node, constants, file.opset)
     made = {output: node for node in nodes for output in node.output}
     found = {node.output[0]: find_normalisation(node, made, constants, file.opset) for node in nodes}
@@ -117,17 +116,6 @@ def _read(state: Translation, node: NodeProto) -> None:
         f"node {node.name or node.output[0]!r} uses the operator {name}, which the native backend does not have "
         f"(it has {', '.join(sorted(READERS))}){hint}"
     )
-
-
-def _initializers(graph: GraphProto) -> dict[str, NDArray[Any]]:
-    found: dict[str, NDArray[Any]] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    for sparse in graph.sparse_initializer:
-        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-        dense = np.zeros(tuple(sparse.dims), values.dtype)
-        # one flat index per value, or one row of coordinates
-        dense[np.unravel_index(indices, dense.shape) if indices.ndim == 1 else tuple(indices.T)] = values
-        found[sparse.values.name] = dense
-    return found
 
 
 def _fold_constants(nodes: Iterable[NodeProto], constants: dict[str, NDArray[Any]], opset: int) -> list[NodeProto]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -16,6 +17,18 @@ from runtime.artifact import Lineage
 from runtime.data import Preprocessing
 from runtime.errors import UserError
 from runtime.manifest import MAX_OUTPUTS
+
+_MOST_NUMBERS = 2**28
+"""Of a batch of pictures: the reference answers need some GiB for as many."""
+
+
+def refuse_large(input_shape: tuple[int, int, int, int]) -> None:
+    """Raise ``UserError`` where a batch ``(B, C, H, W)`` has more numbers than a compiler should make up."""
+    if math.prod(input_shape) > _MOST_NUMBERS:
+        raise UserError(
+            f"a batch of {' x '.join(map(str, input_shape))} has more than {_MOST_NUMBERS:,} numbers; give a smaller "
+            f"--batch-size, or the network for smaller pictures"
+        )
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -51,6 +64,7 @@ class Network(ABC):
     def __init__(self, input_shape: tuple[int, int, int, int], input_name: str, output_names: tuple[str, ...]) -> None:
         if len(output_names) > MAX_OUTPUTS:
             raise UserError(f"the network has {len(output_names)} outputs, an artifact has at most {MAX_OUTPUTS}")
+        refuse_large(input_shape)
         self.input_shape = input_shape
         self.input_name = input_name
         self.output_names = output_names

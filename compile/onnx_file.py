@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, ValueInfoProto, inliner
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, inliner, numpy_helper
 
+from compile.network import refuse_large
 from runtime.data import sha256_of
 from runtime.errors import UserError
 
@@ -18,7 +22,10 @@ _AGAIN = "export the network again"
 
 
 class OnnxFile(msgspec.Struct, frozen=True):
-    """A checked model with its weights. ``shape`` is ``(C, H, W)``; ``batch`` is ``None`` where it is dynamic."""
+    """A checked model with its weights. ``shape`` is ``(C, H, W)``; ``batch`` is ``None`` where it is dynamic.
+
+    ``constants`` are the weights by name, those that are stored sparse among them.
+    """
 
     path: Path
     model: ModelProto
@@ -27,6 +34,7 @@ class OnnxFile(msgspec.Struct, frozen=True):
     output_names: tuple[str, ...]
     shape: tuple[int, int, int]
     batch: int | None
+    constants: dict[str, NDArray[Any]]
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -44,7 +52,8 @@ def read_onnx(path: Path) -> OnnxFile:
         onnx.checker.check_model(model)
         for kind in shapeless:
             kind.ClearField("shape")
-    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        constants = _constants(model.graph)
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError, LookupError, TypeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{path} is no whole ONNX file: {first}; copy it again (with its data file) or {_AGAIN}"
@@ -52,9 +61,7 @@ def read_onnx(path: Path) -> OnnxFile:
     opset = _opset(path, model)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    weights |= {tensor.values.name for tensor in model.graph.sparse_initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
+    inputs = [value for value in model.graph.input if value.name not in constants]
     outputs = [value.name for value in model.graph.output]
     given = [value.name for value in inputs]
     if len(given) != 1 or not outputs:
@@ -63,12 +70,23 @@ def read_onnx(path: Path) -> OnnxFile:
             f"others off (onnx.utils.extract_model)"
         )
     for name in outputs:
-        is_weight, twice = name in weights, outputs.count(name) > 1
+        is_weight, twice = name in constants, outputs.count(name) > 1
         if is_weight or twice or name in given:
             what = "twice" if twice else "which is a weight" if is_weight else "which is the input"
             raise UserError(f"{path} returns {name!r} {what}; cut it off (onnx.utils.extract_model)")
     batch, shape = _picture(path, inputs[0])
-    return OnnxFile(path, model, opset, inputs[0].name, tuple(outputs), shape, batch)
+    return OnnxFile(path, model, opset, inputs[0].name, tuple(outputs), shape, batch, constants)
+
+
+def _constants(graph: GraphProto) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for sparse in graph.sparse_initializer:
+        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        # one flat index per value, or one row of coordinates
+        dense[np.unravel_index(indices, dense.shape) if indices.ndim == 1 else tuple(indices.T)] = values
+        found[sparse.values.name] = dense
+    return found
 
 
 def digest_of(path: Path) -> str:
@@ -128,4 +146,5 @@ def _picture(path: Path, value: ValueInfoProto) -> tuple[int | None, tuple[int, 
             f"{path}: input {value.name!r} has shape {shown}; only the batch may be dynamic: "
             f"{_AGAIN} for one picture size, or fix it (onnx.tools.update_model_dims)"
         )
+    refuse_large((batch or 1, channels, height, width))
     return batch or None, (channels, height, width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import onnx
@@ -16,11 +16,14 @@ from compile.graph import Graph
 from compile.layers import Layer, graph_layers
 from compile.network import Network, Normalisation, Origin
 from compile.onnx_file import OnnxFile, digest_of, read_onnx
-from compile.onnx_layers import file_layers, inferred_shapes
+from compile.onnx_layers import file_layers
 from compile.onnx_ops.state import TooLargeError
+from compile.onnx_run import run_onnx
 from runtime.artifact import Lineage
 from runtime.errors import UserError
 
+_MOST_CLASSES = 2**20
+"""More answers to a picture than this are no classes."""
 _CLOSE = 1e-4
 """How far a file rewritten for another batch may be from the file as it was, relative to the largest answer."""
 
@@ -35,6 +38,7 @@ class OnnxNetwork(Network):
     def __init__(self, file: OnnxFile, batch_size: int) -> None:
         super().__init__((batch_size, *file.shape), file.input_name, file.output_names)
         self._file = file
+        self._ends = file.input_name, file.output_names
         self._graph: Graph | UserError
         try:
             self._graph = read_graph(file, batch_size)
@@ -65,7 +69,7 @@ class OnnxNetwork(Network):
             batch = np.zeros((size, *inputs.shape[1:]), np.float32)
             part = inputs[start : start + size]
             batch[: len(part)] = part
-            answers = _run(self._file.path, str(self._file.path), self, batch)
+            answers = run_onnx(self._file.path, str(self._file.path), *self._ends, batch)
             results.append([answer[: len(part)] for answer in answers])
         return tuple(np.concatenate(output) for output in zip(*results, strict=True))
 
@@ -81,7 +85,7 @@ class OnnxNetwork(Network):
             inputs = np.random.default_rng(0).standard_normal(self.input_shape).astype(np.float32)
             expected = self.answer(inputs)
             try:
-                results = _run(file.path, model.SerializeToString(), self, inputs)
+                results = run_onnx(file.path, model.SerializeToString(), *self._ends, inputs)
                 same = all(map(_close, results, expected))
             except UserError:
                 same = False
@@ -111,8 +115,7 @@ def with_batch(file: OnnxFile, batch_size: int) -> ModelProto:
             value.type.tensor_type.shape.dim[0].dim_value = batch_size
     if file.batch in (None, batch_size):
         return model
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    constants: dict[str, NDArray[Any]] = {name: numpy_helper.to_array(tensor) for name, tensor in weights.items()}
+    weights, constants = file.constants, dict(file.constants)
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
@@ -155,39 +158,19 @@ def open_onnx(path: Path, batch_size: int, normalisation: Normalisation) -> tupl
         versions={"opset": str(file.opset), **producer},
     )
     patterns = {layer.name: "dense" if np.all(layer.weight) else "unstructured" for layer in network.layers()}
-    return network, Origin(lineage, tuple(map(str, range(network.answers))), normalisation.of(file.shape), patterns)
+    classes = network.answers if network.answers <= _MOST_CLASSES else 0
+    return network, Origin(lineage, tuple(map(str, range(classes))), normalisation.of(file.shape), patterns)
 
 
 def _unread(file: OnnxFile, refusal: UserError) -> tuple[tuple[Layer, ...], int]:
-    """Layers and answers of a file that the graph cannot hold; the ``refusal`` itself where they are not known."""
-    model = with_batch(file, 1)
-    shapes = inferred_shapes(model)
-    layers = file_layers(model, shapes, file.opset)
-    if layers is None:
-        raise refusal
-    answer = shapes.get(file.output_names[0], ())
+    """Layers and answers of a file that the graph cannot hold; the ``refusal`` itself where it does not run either."""
+    try:
+        layers, answer = file_layers(file)
+    except UserError:
+        raise refusal from None
     return layers, answer[1] if len(answer) == 2 and len(file.output_names) == 1 else 0
 
 
 def _close(result: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
     same_shape = result.shape == expected.shape
     return same_shape and bool(np.abs(result - expected).max() <= _CLOSE * np.abs(expected).max())
-
-
-def _run(path: Path, model: str | bytes, network: Network, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """One run in ONNX Runtime of the file at ``path``, or of a model made from it."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # node by node, as the file says: its optimiser (1.21 to 1.30) lets a padding with zeros vanish in a MaxPool
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        results = session.run(list(network.output_names), {network.input_name: inputs})
-    except Exception as error:  # ONNX Runtime raises a class of its own for each status code
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"ONNX Runtime {onnxruntime.__version__}, which gives the reference answers, cannot run {path}: {first}"
-        ) from error
-    return [np.asarray(result, np.float32) for result in results]

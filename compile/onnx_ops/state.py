@@ -31,9 +31,10 @@ _MOST_NUMBERS: dict[object, int] = {
     aten.constant_pad_nd.default: 2**26,
     aten.index_select.default: 2**26,
     aten.index.Tensor: 2**26,
-    aten.cat.default: 2**30,
 }
 """Of a value that an operator makes larger at little cost to the file; the compiler keeps 8 bytes for each."""
+_MOST = 2**30
+"""Of any other value, which a few bytes of the file can make as large, too: the padding of a convolution."""
 
 
 @final
@@ -117,7 +118,7 @@ class Translation:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise refusal(self.reading, f"does not fit the shapes that it is given: {first}") from error
         shape = result.shape if isinstance(result, Tensor) else (1,)
-        most = _MOST_NUMBERS.get(target, math.prod(shape))
+        most = _MOST_NUMBERS.get(target, _MOST)
         if math.prod(shape) > most:
             raise TooLargeError(
                 f"value {output!r} would have shape {tuple(shape)}, more than {most} numbers; "

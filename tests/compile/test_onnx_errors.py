@@ -12,7 +12,9 @@ from onnx import ModelProto, TensorProto, helper
 from onnx_models import Builder
 
 from compile.from_onnx import read_graph
+from compile.network import Normalisation
 from compile.onnx_file import read_onnx
+from compile.onnx_network import open_onnx
 from runtime.errors import UserError
 
 
@@ -156,6 +158,51 @@ def test_files_that_are_no_models(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(raw)
     with pytest.raises(UserError, match=r"m\.onnx is no whole ONNX file"):
         read_onnx(tmp_path / "m.onnx")
+
+
+def test_weights_that_do_not_fill_their_shape(tmp_path: Path) -> None:
+    build = Builder(18)
+    model = build.model(build.node("Conv", "x", build.normal(8, 3, 3, 3)))
+    model.graph.initializer[0].dims[0] = 7
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(UserError, match=r"m\.onnx is no whole ONNX file: cannot reshape array of size 216"):
+        read_onnx(tmp_path / "m.onnx")
+
+
+def test_a_pooling_larger_than_its_map_does_not_end_the_process(tmp_path: Path) -> None:
+    """ONNX's shape inference, in ONNX Runtime too, aborts at it; the graph refuses what comes before."""
+    build = Builder(18)
+    pooled = build.node("MaxPool", build.node("LeakyRelu", build.conv("x", 3, 4)), kernel_shape=[64, 3])
+    onnx.save(build.model(pooled), tmp_path / "m.onnx")
+    with pytest.raises(UserError, match=r"operator LeakyRelu, which the native backend does not have"):
+        open_onnx(tmp_path / "m.onnx", 1, Normalisation())
+
+
+@pytest.mark.parametrize(
+    ("shape", "pads", "message"),
+    [
+        (("N", 3, 2**24, 7), [1] * 4, r"^a batch of 1 x 3 x 16777216 x 7 has more than 268,435,456 numbers; give a"),
+        ((2**24, 3, 9, 7), [1] * 4, r"^a batch of 16777216 x 3 x 9 x 7 has more than 268,435,456 numbers"),
+        (("N", 3, 9, 7), [1, 1, 1, 2**24], r"^value 'conv_0' would have shape .*, more than 1073741824 numbers"),
+    ],
+    ids=["picture", "batch", "padding"],
+)
+def test_what_takes_all_memory_is_refused_before(
+    tmp_path: Path, shape: tuple[object, ...], pads: list[int], message: str
+) -> None:
+    build = Builder(18)
+    onnx.save(build.model(build.conv("x", 3, 8, pads=pads), shape), tmp_path / "m.onnx")
+    with pytest.raises(UserError, match=message):
+        open_onnx(tmp_path / "m.onnx", 2, Normalisation())
+
+
+def test_a_million_answers_are_no_classes(tmp_path: Path) -> None:
+    build = Builder(18)
+    wide = build.node("Flatten", build.conv("x", 3, 8, pads=[2**7] * 4))
+    onnx.save(build.model(wide, ("N", 3, 512, 512)), tmp_path / "m.onnx")
+    network, origin = open_onnx(tmp_path / "m.onnx", 1, Normalisation())
+    assert network.output_names == (wide,)
+    assert origin.classes == ()
 
 
 def test_weights_in_a_file_that_is_missing(tmp_path: Path) -> None:
