@@ -36,7 +36,7 @@ def fill(placement: Placement, pictures: np.ndarray) -> np.ndarray:
     return memory
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(placements())
 def test_what_is_gathered_is_scattered_back(placement: Placement) -> None:
     geometry = placement.geometry
@@ -49,7 +49,7 @@ def test_what_is_gathered_is_scattered_back(placement: Placement) -> None:
         assert np.array_equal(back.reshape(geometry.images, geometry.height, geometry.width), pictures[:, channel])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(placements())
 def test_edges_rebuild_the_halo_that_a_gather_makes(placement: Placement) -> None:
     geometry = placement.geometry

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from graph_interpreter import run_outputs
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import RUNNABLE
 from numpy.typing import NDArray
@@ -56,17 +55,16 @@ def compiled_answers(
 
 
 cases = given(graphs(), st.sampled_from([1, 2, 3, 5, 16]), st.sampled_from(RUNNABLE), st.sampled_from([1, 3]))
-some = partial(settings, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
-@some(max_examples=20)
+@settings(max_examples=20)
 @cases
 def test_any_graph_agrees_with_torch(graph: Graph, batch_size: int, isa: str, threads: int) -> None:
     assert_agrees(graph, batch_size, isa, threads)
 
 
 @pytest.mark.exhaustive  # other graphs than those above
-@some(max_examples=200)
+@settings(max_examples=200)
 @cases
 def test_many_graphs_agree_with_torch(graph: Graph, batch_size: int, isa: str, threads: int) -> None:
     assert_agrees(graph, batch_size, isa, threads)
