@@ -9,6 +9,10 @@ SPARSITIES ?= 0.8 0.9 0.95 0.98
 DEVICE ?= cpu
 # what a GPU computes in
 DTYPE ?= float16
+# `float16` where this CPU computes in half precision and the compiler knows it (g++ 12): native artifacts in that as
+# well; empty for none
+HALF ?= $(shell { grep -qs avx512_fp16 /proc/cpuinfo && $${CXX:-g++} -mavx512fp16 -fsyntax-only -x c++ /dev/null || \
+  grep -qs asimdhp /proc/cpuinfo; } 2>/dev/null && echo float16)
 OUT ?= runs/$(RECIPE)
 # CPU threads of training; latency is measured with one thread and with this many
 THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -lt 2 ] && echo $$n || echo 2)
@@ -33,6 +37,7 @@ ON_GPU = $(filter cuda,$(DEVICE))
 BENCH_LAUNCHES = $(if $(ON_GPU),--launches 3)
 BENCH_THREADS = --threads 1 $(if $(ON_GPU),,$(if $(filter-out 1,$(THREADS)),--threads $(THREADS)))
 COMPILE = $(if $(ON_GPU),--target cuda --dtype $(DTYPE))
+IN_HALF = --backend native --dtype $(HALF)
 
 .DELETE_ON_ERROR:
 .PHONY: all setup train compile bench report bench-cpu $(NETWORKS:%=bench-cpu-%) bench-methods bench-training bench-gpu check tables test
@@ -69,6 +74,7 @@ compile: $(OUT)/artifacts/checked
 # rebuilds only what does not fit its checkpoint
 $(OUT)/artifacts/checked: $(DONE)
 	$(ST3) compile $(NAMES:%=$(CHECKPOINTS)/%) --out $(OUT)/artifacts --batch-size 1 --batch-size 32 $(COMPILE)
+	$(if $(ON_GPU),,$(if $(HALF),$(ST3) compile $(NAMES:%=$(CHECKPOINTS)/%) --out $(OUT)/artifacts --batch-size 1 --batch-size 32 $(IN_HALF)))
 	$(ST3) check $(OUT)/artifacts
 	@touch $@
 
@@ -98,7 +104,8 @@ bench-cpu: $(NETWORKS:%=bench-cpu-%)
 
 # measures again even if nothing has changed
 $(NETWORKS:%=bench-cpu-%): bench-cpu-%: $(CPU)/%/artifacts/compiled.json
-	$(VENV)/bin/python -m bench.cpu $(CPU)/$*/artifacts --evaluation $(CPU)/$*/evaluation --compiled $< \
+	$(VENV)/bin/python -m bench.cpu $(CPU)/$*/artifacts --evaluation $(CPU)/$*/evaluation \
+	  --compiled $< $(if $(HALF),--compiled $(basename $<)-half.json) \
 	  --rounds $(ROUNDS) $(STEPS:%=--steps %) --out runs/bench-cpu$(patsubst %,-%,$(filter-out resnet50,$*)).json
 
 $(CPU)/%/checkpoints/complete: train/untrained.py train/densities.py | $(VENV)/ready
@@ -112,7 +119,10 @@ $(CPU)/%/artifacts/compiled.json: $(CPU)/%/checkpoints/complete $(COMPILER)
 	$(ST3) compile $(<D)/dense --out $(@D) --batch-size 1 --batch-size 16 --backend onnxruntime \
 	  $(if $(filter resnet50,$*),--backend inductor)
 	$(ST3) compile $(patsubst %,$(<D)/%,$(filter-out dense,$(WEIGHTS))) --out $(@D) --backend onnxruntime
-	$(ST3) compile $(WEIGHTS:%=$(<D)/%) --out $(@D) --batch-size 1 --batch-size 16 --backend native $(NATIVE) --force --json >$@
+	$(ST3) compile $(WEIGHTS:%=$(<D)/%) --out $(@D) --batch-size 1 --batch-size 16 --backend native $(NATIVE) --force --json >$@.part
+	$(if $(HALF),$(ST3) compile $(WEIGHTS:%=$(<D)/%) --out $(@D) --batch-size 1 --batch-size 16 $(IN_HALF) $(NATIVE) --force --json \
+	  >$(basename $@)-half.json)
+	@mv $@.part $@
 
 # methods side by side, three seeds; some 40 minutes on two cores, goes on where it was stopped
 bench-methods: | $(VENV)/ready

@@ -16,6 +16,7 @@ from bench.environment import Environment, Gpu
 from runtime.artifact import LayerEntry, Lineage, Target
 
 Operand: TypeAlias = Literal["registers", "L1", "L2"]
+Arithmetic: TypeAlias = Literal["float32", "float16"]
 Place: TypeAlias = Literal["L1", "L2", "DRAM"]
 Scenario: TypeAlias = Literal["single-stream", "offline", "server"]
 
@@ -211,11 +212,15 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="step"):
 
 
 class Peak(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="peak"):
-    """Multiply-adds that this processor makes, in GFLOP/s of all threads; ``operand`` is where one of theirs lies."""
+    """Multiply-adds that this processor makes, in GFLOP/s of all threads; ``operand`` is where one of theirs lies.
+
+    Those in float16 are half precision's own, sums included, and there where the processor has them.
+    """
 
     operand: Operand
     threads: int
     samples: tuple[float, ...]
+    dtype: Arithmetic = "float32"
 
 
 class Bandwidth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bandwidth"):

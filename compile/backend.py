@@ -17,7 +17,10 @@ from runtime.errors import UserError
 
 
 class LayerFacts(msgspec.Struct, frozen=True):
-    """What a GPU's artifact knows of a layer; see ``LayerEntry``. ``macs_usable`` is per picture."""
+    """What a GPU's artifact knows of a layer, and of ``underflows`` any one in half precision; see ``LayerEntry``.
+
+    ``macs_usable`` is per picture.
+    """
 
     macs_usable: int | None = None
     kernels: tuple[str, ...] = ()
@@ -57,8 +60,8 @@ AS_MODELLED = Effort()
 class Backend(Protocol):
     """The functions that a backend module defines. ``device`` is ``cpu`` or ``cuda``."""
 
-    def unable(self, device: str) -> str | None:
-        """Why this backend cannot build for a device on this machine, and what to do; ``None`` if it can."""
+    def unable(self, device: str, dtype: str = "float32") -> str | None:
+        """Why this backend cannot build for a device and dtype on this machine, what to do; ``None`` if it can."""
 
     def architecture(self, wanted: str, device: str = "cpu") -> str:
         """The target's architecture for what the user asked for with ``--isa`` or ``--arch``.

@@ -58,7 +58,9 @@ def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, 
     help="Pictures per run. 1,16: one artifact for both (native). Repeat the option for separate artifacts.",
 )
 @click.option(
-    "--dtype", help=f"Numbers to compute in; {', '.join(_DTYPES)} on a GPU.  [default: float32; cuda: float16]"
+    "--dtype",
+    help=f"Numbers to compute in; on a CPU that has it (AVX-512 FP16, ARM's) float16 for native, on a GPU "
+    f"{', '.join(_DTYPES)}.  [default: float32; cuda: float16]",
 )
 @click.option(
     "--threads",
@@ -167,13 +169,13 @@ def _jobs(
     from compile.native.isa import isa_for
 
     if order.target == "cpu":
-        isa_for(order.wanted)  # a misspelt one must not merely leave native out
+        isa_for(order.wanted, order.dtype)  # a misspelt one must not merely leave native out
     _refuse_one_name(sources, source_name)
     for name in backends or ("inductor",):
         check_device(name, order.target, order.dtype)
     found = []
     for source in sources:
-        for name in backends or backends_for(source, order.target, order.wanted):
+        for name in backends or backends_for(source, order.target, order.wanted, order.dtype):
             find_backend(name).architecture(order.wanted, order.target)
             for sizes in batch_sizes:
                 check_batch_sizes(name, sizes)

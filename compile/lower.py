@@ -34,7 +34,7 @@ TOLERANCE = 1e-4
 # of what was measured on the golden inputs, where the target computes in fewer bits than the reference: another
 # kernel or GPU rounds elsewhere, but not four times as much
 MARGIN = 4.0
-DEVICES: dict[str, tuple[str, ...]] = {"cpu": ("float32",), "cuda": ("float16", "bfloat16", "float32")}
+DEVICES: dict[str, tuple[str, ...]] = {"cpu": ("float32", "float16"), "cuda": ("float16", "bfloat16", "float32")}
 """What can be compiled for, and the dtypes that it computes in, the default first."""
 _GOLDEN_SEED = 20221201
 
@@ -106,14 +106,14 @@ def artifact_name(
 ) -> str:
     """``native-b1``; of several batch sizes in one ``native-b1-16``; of a GPU's ``inductor-cuda-float16-b32``.
 
-    For another instruction set than this machine's widest ``native-avx2-b1``, for another GPU than the one here
-    ``inductor-cuda-sm_80-float16-b32``, so that they can lie side by side.
+    On a CPU in half precision ``native-float16-b1``; for another instruction set than this machine's widest
+    ``native-avx2-b1``, for another GPU than the one here ``inductor-cuda-sm_80-float16-b32``: all can lie side by side.
     """
     target = [] if device == "cpu" else [device]
     architecture = find_backend(backend_name).architecture(isa, device)
     if isa != "native" and architecture != _here(backend_name, device):
         target.append(architecture)
-    if device != "cpu":
+    if device != "cpu" or dtype != "float32":
         target.append(dtype)
     return "-".join([backend_name, *target, f"b{'-'.join(map(str, batch_sizes))}"])
 
@@ -132,9 +132,9 @@ def check_device(backend_name: str, device: str, dtype: str) -> None:
         if given not in known:
             where = f" on {device}" if option == "--dtype" else ""
             raise UserError(f"{option} {given} is unknown{where}; choose one of {', '.join(known)}")
-    reason = find_backend(backend_name).unable(device)
+    reason = find_backend(backend_name).unable(device, dtype)
     if reason is not None:
-        raise UserError(f"--target {device}: {reason}")
+        raise UserError(f"--target {device} --dtype {dtype}: {reason}")
 
 
 def check_batch_sizes(backend_name: str, batch_sizes: tuple[int, ...]) -> None:
@@ -181,13 +181,14 @@ def up_to_date(
     return manifest.lineage.checkpoint_sha256 == source_digest(source)
 
 
-def backends_for(source: Path, device: str = "cpu", wanted: str = "native") -> list[str]:
+def backends_for(source: Path, device: str = "cpu", wanted: str = "native", dtype: str = "float32") -> list[str]:
     """The backends that make sense: all for a dense checkpoint, those that use zeros for a sparse one or a file.
 
     A backend that computes zeros takes as long for a sparse checkpoint as for a dense one; ask for it by name to see.
-    One that cannot build for the device here is left out, and so is one that has not the architecture, if others do.
+    One that cannot build for the device and dtype here is left out, and so is one that has not the architecture, if
+    others do.
     """
-    able = [name for name in backend_names() if find_backend(name).unable(device) is None]
+    able = [name for name in backend_names() if find_backend(name).unable(device, dtype) is None]
     able = [name for name in able if _knows(name, wanted, device)] or able
     dense = not is_onnx(source) and load_checkpoint(source).info.method == "dense"
     return [name for name in able if dense or find_backend(name).uses_zeros(device)]

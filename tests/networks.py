@@ -7,9 +7,25 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import nn
 
-from compile.native.isa import ISAS
+from compile.native.isa import HALVES, ISAS, Isa
 
 RUNNABLE = [name for name, isa in ISAS.items() if isa.runnable]
+HALF = [name for name, isa in HALVES.items() if isa.runnable]
+EVERY: list[Isa] = [isa for isa in (*ISAS.values(), *HALVES.values()) if isa.runnable]
+"""The instruction sets of this machine, in float32 and in half precision."""
+NO_HALF = "this processor does not compute in half precision"
+
+
+def digits(isa: Isa) -> float:
+    """Relative error that rounding may make of a network of a few layers; a wrong tap makes far more."""
+    return 1e-5 if isa.dtype == "float32" else 2e-2
+
+
+def title(parameter: object) -> str | None:
+    """The name of a test's parameter, where it is an instruction set."""
+    if not isinstance(parameter, Isa):
+        return None
+    return parameter.name if parameter.dtype == "float32" else f"{parameter.name}-{parameter.dtype}"
 
 
 class Residual(nn.Module):

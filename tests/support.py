@@ -76,11 +76,8 @@ def finish_artifact(
     folder: Path, built: Built, target: Target, inputs: np.ndarray, outputs: np.ndarray | dict[str, np.ndarray]
 ) -> Artifact:
     """Golden data and manifest for the payload that a backend wrote into a folder; outputs by name, or one."""
-    (folder / "golden").mkdir()
-    np.save(folder / "golden/inputs.npy", inputs)
     named = outputs if isinstance(outputs, dict) else {"output": outputs}
-    for index, output in enumerate(named.values()):
-        np.save(folder / golden_output(index), output)
+    write_golden(folder, inputs, named)
     first, *more = (TensorSpec(name, output.shape, "float32") for name, output in named.items())
     channels = inputs.shape[1]
     manifest = Manifest(
@@ -102,6 +99,14 @@ def finish_artifact(
     )
     write_manifest(folder, manifest)
     return open_artifact(folder)
+
+
+def write_golden(folder: Path, inputs: np.ndarray, outputs: dict[str, np.ndarray]) -> None:
+    """Golden data as ``lower`` writes them before a backend builds."""
+    (folder / "golden").mkdir(exist_ok=True)
+    np.save(folder / "golden/inputs.npy", inputs)
+    for index, output in enumerate(outputs.values()):
+        np.save(folder / golden_output(index), output)
 
 
 def answers(module: nn.Module, inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -126,6 +131,7 @@ class Compiler:
         isa: str = "native",
         threads: int = 1,
         tune: bool = False,
+        dtype: str = "float32",
     ) -> Artifact:
         self.count += 1
         folder = self.folder / f"artifact{self.count}"
@@ -134,10 +140,11 @@ class Compiler:
         largest = sizes[-1]
         network = TorchNetwork(export_module(module, shape), shape, largest)
         plugin = find_backend(backend)
-        target = Target("cpu", plugin.architecture(isa), "float32", largest, threads, sizes)
-        built = plugin.build(network, target, folder, Effort(tune=tune))
+        target = Target("cpu", plugin.architecture(isa), dtype, largest, threads, sizes)
         inputs = np.random.default_rng(5).standard_normal((largest, *shape)).astype(np.float32)
         outputs = answers(module, inputs)
+        write_golden(folder, inputs, outputs)
+        built = plugin.build(network, target, folder, Effort(tune=tune))
         return finish_artifact(folder, built, target, inputs, outputs)
 
     def engine(self, module: nn.Module, shape: tuple[int, int, int], batch_size: int = 1, **options: object) -> Engine:

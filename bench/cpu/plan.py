@@ -2,18 +2,19 @@
 
 Artifacts lie in ``ARTIFACTS/WEIGHTS/...``. ``native`` runs all weights. The others compute every zero, so they run the
 dense ones alone, and ONNX Runtime once more the weights ``PROOF``, to show that it is so. OpenVINO takes the model file
-of the onnxruntime artifact.
+of the onnxruntime artifact, and both run it in less than float32 too (``bench.cpu.yardsticks``). Whoever takes part is
+told by weights, engine and dtype: ``native`` may have artifacts of several.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from bench.cpu.yardsticks import OPENVINO, as_openvino, below_float32
 from bench.environment import usable_cpus
 from bench.measure.participant import Condition, Entry
 from bench.measure.session import Plan, built_for, find_artifacts
+from bench.naming import FLOAT
 from runtime.data import load_evaluation_set
 from runtime.errors import UserError
 
@@ -28,7 +29,7 @@ CONDITIONS = ((1, 1), (1, 2), (16, 2))
 DENSE = "dense"
 NATIVE = "native"
 BASE = "onnxruntime"
-YARDSTICK = "openvino"
+YARDSTICK = OPENVINO
 PROOF = "st3_90"
 
 
@@ -43,14 +44,19 @@ def plan_cpu(artifacts: Path, evaluation: Path, settings: Settings) -> tuple[Pla
     """
     load_evaluation_set(evaluation, verify=True)
     found, refusals = find_artifacts([artifacts])
-    references = {weights_of(entry.record): entry for entry in built_for(found, 1) if entry.record.engine == BASE}
+    references = {weights_of(entry.record): entry for entry in built_for(found, 1) if is_base(entry.record)}
     for weights in dict.fromkeys([DENSE, *(weights_of(entry.record) for entry in found)]):
         if weights not in references:
             raise UserError(
                 f"{artifacts} holds no {BASE} artifact of the weights {weights!r} for batch 1, which is the reference; "
                 f"make it: st3 compile CHECKPOINTS/{weights} --backend {BASE} --out {artifacts}"
             )
-    everybody = (*found, *(as_yardstick(entry) for entry in found if entry.record.engine == BASE))
+    models = [entry for entry in found if entry.record.engine == BASE and weights_of(entry.record) == DENSE]
+    everybody = [*found, *map(as_openvino, models)]
+    for model in models:
+        entries, reasons = below_float32(model)
+        everybody += entries
+        refusals += [reason for reason in reasons if reason not in refusals]
     cpus = usable_cpus()
     conditions = []
     for batch_size, threads in CONDITIONS:
@@ -62,18 +68,16 @@ def plan_cpu(artifacts: Path, evaluation: Path, settings: Settings) -> tuple[Pla
     return Plan(tuple(timed.values()), tuple(refusals), evaluation.resolve(), tuple(conditions), settings), references
 
 
+def is_base(record: ArtifactRecord) -> bool:
+    """Whether it is ONNX Runtime in float32: its answers are right, and with dense weights it is what ratios are to."""
+    return record.engine == BASE and record.target.dtype == FLOAT
+
+
 def takes_part(entry: Entry, batch_size: int, threads: int) -> bool:
     """Whether an entry is timed under a condition."""
     weights, engine = weights_of(entry.record), entry.record.engine
-    is_proof = engine == BASE and weights == PROOF and (batch_size, threads) == CONDITIONS[0]
+    is_proof = is_base(entry.record) and weights == PROOF and (batch_size, threads) == CONDITIONS[0]
     return engine == NATIVE or weights == DENSE or is_proof
-
-
-def as_yardstick(entry: Entry) -> Entry:
-    """The same artifact, run by OpenVINO."""
-    digest = f"{YARDSTICK}:{entry.record.digest}"
-    record = msgspec.structs.replace(entry.record, digest=digest, backend=YARDSTICK, engine=YARDSTICK)
-    return msgspec.structs.replace(entry, record=record)
 
 
 def weights_of(record: ArtifactRecord) -> str:
@@ -81,9 +85,10 @@ def weights_of(record: ArtifactRecord) -> str:
     return record.name.partition("/")[0]
 
 
-def find(entries: Iterable[Entry], weights: str, engine: str, batch_size: int) -> Entry | None:
-    """The artifact of some weights for an engine and a batch size, if there is one."""
-    for entry in built_for(entries, batch_size):
-        if (weights_of(entry.record), entry.record.engine) == (weights, engine):
-            return entry
-    return None
+def find(entries: Iterable[Entry], weights: str, engine: str, batch_size: int) -> list[Entry]:
+    """The artifacts of some weights for an engine and a batch size: one for each precision."""
+    return [
+        entry
+        for entry in built_for(entries, batch_size)
+        if (weights_of(entry.record), entry.record.engine) == (weights, engine)
+    ]

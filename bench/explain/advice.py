@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from bench.explain.roofline import positions
 from runtime.manifest import ORDERED
@@ -38,8 +39,9 @@ class Case(msgspec.Struct, frozen=True):
 
     @property
     def lanes(self) -> int:
-        """Floats of a vector."""
-        return LANES.get(self.target.architecture, 1)
+        """Numbers of a vector; 1 where not known."""
+        floats = LANES.get(self.target.architecture)
+        return floats * 4 // np.dtype(self.target.dtype).itemsize if floats else 1
 
     @property
     def is_dense_format(self) -> bool:

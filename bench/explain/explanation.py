@@ -12,6 +12,7 @@ import numpy as np
 from bench.environment import usable_cpus
 from bench.explain.advice import Case, advise
 from bench.explain.roofline import Bound, bound, usable_macs
+from bench.machine.peaks import line_of
 from bench.machine.processor import examine
 from bench.machine.speed import known_or_measured
 from runtime.engine import load
@@ -163,4 +164,7 @@ def _bounds(artifact: Artifact, layers: Sequence[LayerEntry], threads: int) -> t
     last = max((cache.size_bytes or 0 for cache in examine().caches), default=0)
     load = "unknown" if speeds.load_average is None else f"{speeds.load_average:.2f}"
     told = f"peak and bandwidth as measured {speeds.measured} at load {load}; `st3 doctor` measures anew"
-    return {layer.name: bound(layer, target.batch_size, speed, last) for layer in layers}, [told]
+    if line_of("registers", target.dtype) not in speed.gflops:
+        return {}, [f"the bound is not known: this machine's peak in {target.dtype} was not measured"]
+    found = {layer.name: bound(layer, target.batch_size, speed, last, target.dtype) for layer in layers}
+    return found, [told]

@@ -1,6 +1,7 @@
 // What this processor can do: multiply-adds a second from registers, with one operand from the first-level cache, and
 // with one from the second level; and bytes a second that it reads from these and from memory. Prints one line per
-// source: its name and a sample per repetition, in GFLOP/s, and in GB/s where the name begins with "read-".
+// source: its name and a sample per repetition, in GFLOP/s, and in GB/s where the name begins with "read-". Names that
+// begin with "float16-" are of half precision, sums included, where the processor computes in it.
 //
 //   peaks REPETITIONS CPU...      one thread on each CPU, all at once; a sample is what they do together
 #include <algorithm>
@@ -26,6 +27,15 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
+#if defined(__AVX512FP16__)
+typedef _Float16 Half;
+#elif defined(__ARM_FEATURE_FP16_VECTOR_ARITHMETIC)
+typedef __fp16 Half;
+#endif
+#if defined(__AVX512FP16__) || defined(__ARM_FEATURE_FP16_VECTOR_ARITHMETIC)
+#define HALF
+typedef Half HalfVector __attribute__((vector_size(LANES * sizeof(float))));
+#endif
 
 // enough sums to hide the latency of one (4 cycles, two a cycle), few enough for 16 registers
 constexpr int SUMS = 12;
@@ -55,33 +65,47 @@ long memory_bytes() {
 
 volatile float sink;
 
-void keep(const Vector (&sums)[SUMS]) {
+template <class V>
+void keep(const V (&sums)[SUMS]) {
   float total = 0;
-  for (const Vector& sum : sums) total += sum[0];
+  for (const V& sum : sums) total += static_cast<float>(sum[0]);
   sink = total;
 }
 
+template <class V>
+V all(float value) {
+  V result;
+  for (size_t i = 0; i < sizeof(V) / sizeof(result[0]); ++i) result[i] = value;
+  return result;
+}
+
 // Each pass makes `operands` multiply-adds of whole vectors, or reads so many vectors.
-__attribute__((noinline)) void from_registers(const Vector*, long operands, long passes) {
-  Vector sums[SUMS] = {}, factor = sums[0] + 0.999f, shift = sums[0] + 0.001f;
+template <class V>
+__attribute__((noinline)) void from_registers(const char*, long operands, long passes) {
+  V sums[SUMS] = {};
+  const V factor = all<V>(0.99f), shift = all<V>(0.01f);
   // sums that are all alike are one sum to the compiler
-  for (int s = 0; s < SUMS; ++s) sums[s] += 0.01f * static_cast<float>(s);
+  for (int s = 0; s < SUMS; ++s) sums[s] += all<V>(0.01f * static_cast<float>(s));
   for (long pass = 0; pass < passes; ++pass)
     for (long i = 0; i < operands; i += SUMS) {
-      for (Vector& sum : sums) sum = sum * factor + shift;
+      for (V& sum : sums) sum = sum * factor + shift;
     }
   keep(sums);
 }
 
-__attribute__((noinline)) void from_memory(const Vector* data, long operands, long passes) {
-  Vector sums[SUMS] = {}, factor = sums[0] + 0.001f;
+template <class V>
+__attribute__((noinline)) void from_memory(const char* from, long operands, long passes) {
+  const V* data = reinterpret_cast<const V*>(from);
+  V sums[SUMS] = {};
+  const V factor = all<V>(0.001f);
   for (long pass = 0; pass < passes; ++pass)
     for (long i = 0; i < operands; i += SUMS)
       for (int s = 0; s < SUMS; ++s) sums[s] = data[i + s] * factor + sums[s];
   keep(sums);
 }
 
-__attribute__((noinline)) void read_only(const Vector* data, long operands, long passes) {
+__attribute__((noinline)) void read_only(const char* from, long operands, long passes) {
+  const Vector* data = reinterpret_cast<const Vector*>(from);
   Vector sums[SUMS] = {};
   for (long pass = 0; pass < passes; ++pass)
     for (long i = 0; i < operands; i += SUMS)
@@ -89,18 +113,21 @@ __attribute__((noinline)) void read_only(const Vector* data, long operands, long
   keep(sums);
 }
 
-using Kernel = void (*)(const Vector*, long, long);
+using Kernel = void (*)(const char*, long, long);
 
 struct Worker {
   double begin = 0, end = 0;
 };
 
+// Nearly one, and as two numbers of half precision small and normal ones.
+constexpr float ONES = 1.0f + 0x1p-12f;
+
 // A std::vector would forget how its elements are to be aligned, and a load that straddles cache lines counts twice.
 struct Operands {
-  Vector* data;
-  explicit Operands(long count) : data(static_cast<Vector*>(std::aligned_alloc(64, size_t(count) * sizeof(Vector)))) {
+  char* data;
+  explicit Operands(long count) : data(static_cast<char*>(std::aligned_alloc(64, size_t(count) * sizeof(Vector)))) {
     if (!data) std::abort();
-    for (long i = 0; i < count; ++i) data[i] = Vector{} + 1.0f;
+    for (long i = 0; i < count * LANES; ++i) reinterpret_cast<float*>(data)[i] = ONES;
   }
   ~Operands() { std::free(data); }
   Operands(const Operands&) = delete;
@@ -117,7 +144,7 @@ void pin(int cpu) {
 #endif
 }
 
-constexpr double FLOPS = 2.0 * LANES, BYTES = sizeof(Vector);  // of one operand
+constexpr double FLOPS = 2.0 * LANES, HALF_FLOPS = 2 * FLOPS, BYTES = sizeof(Vector);  // of one operand
 
 // One sample per repetition: all work, `each` per operand, over the time from the first start to the last end. `bytes`
 // are those of one thread.
@@ -182,9 +209,14 @@ int main(int count, char** arguments) {
   std::vector<int> cpus;
   for (int i = 2; i < count; ++i) cpus.push_back(std::atoi(arguments[i]));
   const long first = cache_bytes(1) / 2, second = cache_bytes(2) / 2;
-  measure("registers", from_registers, first, FLOPS, repetitions, cpus);
-  measure("L1", from_memory, first, FLOPS, repetitions, cpus);
-  measure("L2", from_memory, second, FLOPS, repetitions, cpus);
+  measure("registers", from_registers<Vector>, first, FLOPS, repetitions, cpus);
+  measure("L1", from_memory<Vector>, first, FLOPS, repetitions, cpus);
+  measure("L2", from_memory<Vector>, second, FLOPS, repetitions, cpus);
+#ifdef HALF
+  measure("float16-registers", from_registers<HalfVector>, first, HALF_FLOPS, repetitions, cpus);
+  measure("float16-L1", from_memory<HalfVector>, first, HALF_FLOPS, repetitions, cpus);
+  measure("float16-L2", from_memory<HalfVector>, second, HALF_FLOPS, repetitions, cpus);
+#endif
   measure("read-L1", read_only, first, BYTES, repetitions, cpus);
   measure("read-L2", read_only, second, BYTES, repetitions, cpus);
   measure("read-DRAM", read_only, memory_bytes() / long(cpus.size()), BYTES, repetitions, cpus);

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
-from bench.measurement import Bandwidth, Operand, Peak, Place
+from bench.measurement import Arithmetic, Bandwidth, Operand, Peak, Place
 from bench.report.intervals import percentile
 from runtime.errors import UserError
 
@@ -72,14 +72,25 @@ def measure_program(
     command = [str(program), str(repetitions), *map(str, cpus)]
     text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S).stdout
     lines = {words[0]: tuple(map(float, words[1:])) for words in map(str.split, text.splitlines())}
-    peaks = [Peak(operand=operand, threads=len(cpus), samples=lines[operand]) for operand in get_args(Operand)]
+    peaks = [
+        Peak(operand=operand, threads=len(cpus), samples=lines[name], dtype=dtype)
+        for dtype in get_args(Arithmetic)
+        for operand in get_args(Operand)
+        if (name := line_of(operand, dtype)) in lines
+    ]
     places = get_args(Place)
     return peaks, [Bandwidth(place=place, threads=len(cpus), samples=lines[f"read-{place}"]) for place in places]
 
 
-def peak_of(peaks: Iterable[Peak], operand: Operand, threads: int) -> float | None:
+def line_of(operand: Operand, dtype: str) -> str:
+    """What the program calls multiply-adds in a dtype."""
+    return operand if dtype == "float32" else f"{dtype}-{operand}"
+
+
+def peak_of(peaks: Iterable[Peak], operand: Operand, threads: int, dtype: str = "float32") -> float | None:
     """GFLOP/s: what nine of ten samples stay below; ``None`` where there are none."""
-    return _most(peak.samples for peak in peaks if (peak.operand, peak.threads) == (operand, threads))
+    wanted = (operand, threads, dtype)
+    return _most(peak.samples for peak in peaks if (peak.operand, peak.threads, peak.dtype) == wanted)
 
 
 def bandwidth_of(bandwidths: Iterable[Bandwidth], place: Place, threads: int) -> float | None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 
 from bench.environment import Machine, count_cpus, describe_machine, read_text, usable_cpus
+from bench.machine.precision import precisions_of
 
 SYSFS = Path("/sys/devices/system")
 # what decides how fast sparse or dense numbers can be multiplied, narrowest first
 _VECTOR_FLAGS = (
     "sse2", "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl",
-    "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
+    "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16",
     "asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "sme",
 )  # fmt: skip
 
@@ -29,10 +30,14 @@ class Cache(msgspec.Struct, frozen=True):
 
 
 class Processor(msgspec.Struct, frozen=True):
-    """The processor; see ``bench.environment.Machine`` for what every measurement file says of it, too."""
+    """The processor; see ``bench.environment.Machine`` for what every measurement file says of it, too.
+
+    ``precisions`` are those below float32 that it has instructions for, with the flags that say so.
+    """
 
     machine: Machine
     vector_sets: tuple[str, ...]
+    precisions: dict[str, tuple[str, ...]]
     caches: tuple[Cache, ...]
     cores: int | None
     sockets: int | None
@@ -56,6 +61,7 @@ def examine(sysfs: Path = SYSFS) -> Processor:
     return Processor(
         machine=machine,
         vector_sets=tuple(flag for flag in _VECTOR_FLAGS if flag in flags),
+        precisions=precisions_of(flags),
         caches=caches(sysfs / f"cpu/cpu{min(usable_cpus(), default=0)}/cache"),
         cores=_distinct(topology, ("physical_package_id", "core_id")),
         sockets=_distinct(topology, ("physical_package_id",)),

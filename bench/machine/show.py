@@ -22,6 +22,7 @@ def processor_table(found: Processor) -> Table:
     where = ", in a virtual machine" if machine.virtualised else ""
     table.add_row("processor", f"{machine.cpu_model}, {machine.architecture}{where}")
     table.add_row("instruction sets", " ".join(found.vector_sets) or UNKNOWN)
+    table.add_row("below float32", _below_float32(found))
     table.add_row("topology", _cores(found))
     for cache in found.caches:
         table.add_row(_cache_name(cache), _cache(cache))
@@ -49,6 +50,26 @@ def speed_table(found: Speeds) -> Table | str:
         values = (*row.gflops.values(), *row.gbytes_per_s.values())
         table.add_row(str(row.threads), *(f"{value:.1f}" for value in values))
     return table
+
+
+def _below_float32(found: Processor) -> str:
+    if not found.machine.cpu_flags:
+        return UNKNOWN
+    if not found.precisions:
+        return "no instructions for bfloat16, float16 or int8: dense engines gain little from them here"
+    named = ", ".join(f"{name} ({' '.join(flags)})" for name, flags in found.precisions.items())
+    asked = [f"openvino-{name}:FILE.onnx" for name in ("bfloat16", "float16") if name in found.precisions]
+    asked += ["openvino:INT8.onnx of python -m bench.quantize"] if "int8" in found.precisions else []
+    return (
+        f"{named}: dense networks may be faster in these than in float32; measure sparse ones against them, too: "
+        f"st3 bench --baseline {', '.join(asked)}{_own_half(found)}"
+    )
+
+
+def _own_half(found: Processor) -> str:
+    """What the native engine has for it: vectors of half precision, not matrices."""
+    able = {"avx512_fp16", "asimdhp"} & set(found.precisions.get("float16", ()))
+    return "; native computes sparse networks in float16: st3 compile --dtype float16" if able else ""
 
 
 def _cores(found: Processor) -> str:

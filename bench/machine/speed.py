@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, get_args
 import msgspec
 
 from bench.environment import describe_machine, now, usable_cpus
-from bench.machine.peaks import SOURCE, bandwidth_of, measure_capacity, peak_of
-from bench.measurement import Operand, Place
+from bench.machine.peaks import SOURCE, bandwidth_of, line_of, measure_capacity, peak_of
+from bench.measurement import Arithmetic, Operand, Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ _LOAD_DECIMALS = 2
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """What some threads do together: ``gflops`` by where an operand lies, ``gbytes_per_s`` read by where from."""
+    """What some threads do together: ``gflops`` by dtype and where an operand lies, ``gbytes_per_s`` by where from."""
 
     threads: int
     gflops: dict[str, float]
@@ -71,7 +71,11 @@ def _measure(counts: Sequence[int], report: Callable[[str, float], None]) -> Spe
         found = measure_capacity([usable_cpus()[:threads]])
         if found.note:
             return Speeds(note=found.note)
-        gflops = {operand: peak_of(found.peaks, operand, threads) for operand in get_args(Operand)}
+        gflops = {
+            line_of(operand, dtype): peak_of(found.peaks, operand, threads, dtype)
+            for dtype in get_args(Arithmetic)
+            for operand in get_args(Operand)
+        }
         read_from = {place: bandwidth_of(found.bandwidths, place, threads) for place in get_args(Place)}
         rows.append(
             Speed(

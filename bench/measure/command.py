@@ -64,7 +64,11 @@ def _threads(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 @click.option("--server-bound", type=float, metavar="MS", help="server: find the highest rate whose p99 stays below.")
 @click.option("--server-rate", type=float, metavar="PER_S", help="server: measure at this rate instead.")
 @click.option(
-    "--baseline", multiple=True, metavar="ENGINE:FILE", help="An ONNX file to measure beside them; repeatable."
+    "--baseline",
+    multiple=True,
+    metavar="ENGINE[-PRECISION]:FILE",
+    help="An ONNX file to measure beside them, by onnxruntime, openvino, openvino-bfloat16 or openvino-float16; a "
+    "quantised file runs in int8. Repeatable.",
 )
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Chooses the pictures, and when they arrive at a server."

@@ -10,7 +10,8 @@ from runtime.steps import StepInfo
 class Load(msgspec.Struct, frozen=True, tag="load"):
     """Pin to ``cpus``, load the artifact with ``threads`` threads, draw the latency inputs from the evaluation set.
 
-    ``engine`` is who runs it, the artifact's own engine if it is not given. ``artifact`` may be an ONNX file too.
+    ``engine`` is who runs it, the artifact's own engine if it is not given. ``artifact`` may be an ONNX file too, which
+    is computed in ``dtype``.
     """
 
     artifact: str
@@ -20,6 +21,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     cpus: tuple[int, ...]
     seed: int
     engine: str | None = None
+    dtype: str = "float32"
 
 
 class Warm(msgspec.Struct, frozen=True, tag="warm"):

@@ -8,6 +8,7 @@ from bench.measure.messages import Sample
 from bench.measure.server import search
 from bench.measurement import Measurement, Missing, Step, is_dense
 from bench.metric import AnswerMetric, load_metric, metric_names
+from bench.naming import FLOAT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,5 +106,6 @@ def _needs_dense(metric: str) -> bool:
 
 
 def _reference(records: Sequence[ArtifactRecord], recipe: str) -> ArtifactRecord | None:
-    """The dense network of a recipe; the first that is given, for all of them answer alike but for rounding."""
-    return next((r for r in records if r.lineage.recipe == recipe and is_dense(r)), None)
+    """The dense network of a recipe, in float32 if there is one; all of them answer alike but for rounding."""
+    dense = [record for record in records if record.lineage.recipe == recipe and is_dense(record)]
+    return min(dense, key=lambda record: record.target.dtype != FLOAT, default=None)

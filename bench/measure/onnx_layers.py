@@ -5,19 +5,32 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
+from bench.naming import FLOAT
 from runtime.artifact import LayerEntry, TensorSpec
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
-_LAYERS = {"Conv": "conv2d", "Gemm": "linear", "MatMul": "linear"}
+# what an operator is, and which of its inputs is the weight
+_LAYERS = {"Conv": ("conv2d", 1), "Gemm": ("linear", 1), "MatMul": ("linear", 1)}
+# those that compute in integers themselves; the weight's zero point is the second input behind the weight
+_INTEGER = {
+    "QLinearConv": ("conv2d", 3),
+    "QLinearMatMul": ("linear", 3),
+    "ConvInteger": ("conv2d", 1),
+    "MatMulInteger": ("linear", 1),
+    # ONNX Runtime's own
+    "QGemm": ("linear", 3),
+    "DynamicQuantizeMatMul": ("linear", 1),
+}
 
 
 def read_model(path: Path, weights: bool = False) -> ModelProto:
@@ -71,40 +84,120 @@ def fixed_batch(model: ModelProto, batch_size: int) -> ModelProto:
 
 
 def layers_of(model: ModelProto, batch_size: int) -> tuple[LayerEntry, ...]:
-    """Convolutions and matrix products with a constant weight; those whose shape cannot be inferred are left out."""
-    import onnx
-    from onnx import numpy_helper
+    """Convolutions and matrix products with a constant weight; those whose shape cannot be inferred are left out.
 
-    inferred = onnx.shape_inference.infer_shapes(model)
-    shapes = {value.name: _shape(value) for value in (*inferred.graph.value_info, *inferred.graph.output)}
-    weights = {
-        tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if not tensor.external_data
-    }
-    found = (_layer(node, shapes, weights, batch_size) for node in inferred.graph.node if node.op_type in _LAYERS)
+    The weight of a quantised file stands behind a DequantizeLinear, and is zero where it is its zero point.
+    """
+    graph = _graph(model)
+    found = (_layer(node, graph, batch_size) for node in model.graph.node)
     return tuple(layer for layer in found if layer is not None)
 
 
-def _layer(
-    node: NodeProto, shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, NDArray[np.generic]], batch_size: int
-) -> LayerEntry | None:
-    weight, shape = weights.get(node.input[1]), shapes.get(node.output[0], ())
+def dtype_of(model: ModelProto) -> str:
+    """``float32``, or what a layer's weight and input are both quantised to: ``int8`` if to any 8 bits.
+
+    A file whose weights alone are small is computed in float32.
+    """
+    graph = _graph(model)
+    return next((graph.dtype_of(node) for node in model.graph.node if graph.dtype_of(node) != FLOAT), FLOAT)
+
+
+class _Weight(msgspec.Struct, frozen=True):
+    """A constant, and which of its values are no zeros."""
+
+    values: NDArray[np.generic]
+    is_nonzero: NDArray[np.bool_]
+
+
+class _Graph(msgspec.Struct, frozen=True):
+    """By the name of a value: the node that gives it, its shape, and the constants."""
+
+    makers: dict[str, NodeProto]
+    shapes: dict[str, tuple[int, ...]]
+    constants: dict[str, NDArray[np.generic]]
+
+    def weight_of(self, node: NodeProto) -> _Weight | None:
+        """The constant weight of a layer, ``None`` of any other node."""
+        if node.op_type in _INTEGER:
+            op, index = _INTEGER[node.op_type]
+            return self._weight(node.input[index], node.input[index + 2 : index + 3], 0 if op == "conv2d" else -1)
+        if node.op_type not in _LAYERS:
+            return None
+        name = node.input[_LAYERS[node.op_type][1]]
+        maker = self.makers.get(name)
+        if maker is None or maker.op_type != "DequantizeLinear":
+            return self._weight(name)
+        axis = next((attribute.i for attribute in maker.attribute if attribute.name == "axis"), 1)
+        source = self.makers.get(maker.input[0])
+        # a file that was trained for it quantises its float32 weights itself
+        if source is not None and source.op_type == "QuantizeLinear":
+            return self._weight(source.input[0])
+        return self._weight(maker.input[0], maker.input[2:3], axis)
+
+    def dtype_of(self, node: NodeProto) -> str:
+        """What a layer's weight and input are quantised to; ``float32`` of any other node."""
+        if node.op_type in _INTEGER:
+            return "int8"
+        if node.op_type not in _LAYERS:
+            return FLOAT
+        quantised = [self._quantised(name) for name in node.input[:2]]
+        return quantised[1] if all(quantised) else FLOAT
+
+    def _quantised(self, name: str) -> str:
+        """In what a value lies before it is dequantised; empty where it is not."""
+        maker = self.makers.get(name)
+        if maker is None or maker.op_type != "DequantizeLinear":
+            return ""
+        zero = self.constants.get(maker.input[2]) if len(maker.input) > 2 else None
+        values = self.constants.get(maker.input[0], zero)
+        kind = "uint8" if values is None else str(values.dtype)  # without a zero point the standard says uint8
+        return "int8" if kind == "uint8" else kind
+
+    def _weight(self, name: str, zero_name: Sequence[str] = (), axis: int = 0) -> _Weight | None:
+        values = self.constants.get(name)
+        if values is None:
+            return None
+        zero = self.constants.get(zero_name[0]) if zero_name else None
+        if zero is None:
+            return _Weight(values, values != 0)
+        if zero.ndim == 1 and zero.size > 1:  # one for each channel
+            zero = zero.reshape([-1 if dim == axis % values.ndim else 1 for dim in range(values.ndim)])
+        return _Weight(values, values != zero)
+
+
+def _graph(model: ModelProto) -> _Graph:
+    import onnx
+    from onnx import numpy_helper
+
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    constants = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if not tensor.external_data
+    }
+    shapes = {value.name: _shape(value) for value in (*inferred.value_info, *inferred.output)}
+    return _Graph({output: node for node in model.graph.node for output in node.output}, shapes, constants)
+
+
+def _layer(node: NodeProto, graph: _Graph, batch_size: int) -> LayerEntry | None:
+    weight, shape = graph.weight_of(node), graph.shapes.get(node.output[0], ())
     if weight is None or not shape or not all(shape):
         return None
+    op = (_LAYERS | _INTEGER)[node.op_type][0]
     # each output is a sum over the weights of its channel
-    outputs = shape[1] if node.op_type == "Conv" else shape[-1]
-    macs = math.prod(shape) * weight.size // outputs // batch_size
-    nonzeros = int(np.count_nonzero(weight))
+    outputs, size = shape[1] if op == "conv2d" else shape[-1], weight.values.size
+    macs = math.prod(shape) * size // outputs // batch_size
+    nonzeros = int(np.count_nonzero(weight.is_nonzero))
+    dtype = graph.dtype_of(node)
     return LayerEntry(
         name=node.name or node.output[0],
-        op=_LAYERS[node.op_type],
-        weight_shape=weight.shape,
+        op=op,
+        weight_shape=weight.values.shape,
         pattern="dense",
         nonzeros=nonzeros,
-        density=nonzeros / max(weight.size, 1),
+        density=nonzeros / max(size, 1),
         macs_dense=macs,
-        macs_nonzero=macs * nonzeros // max(weight.size, 1),
+        macs_nonzero=macs * nonzeros // max(size, 1),
         format="dense",
-        reason="the engine computes every zero",
+        reason="the engine computes every zero" + ("" if dtype == FLOAT else f", in {dtype}"),
     )
 
 

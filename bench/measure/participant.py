@@ -25,6 +25,7 @@ from bench.measure.messages import (
 from bench.measure.process import WorkerError
 from bench.measurement import ArtifactRecord, Missing, Turn
 from bench.metric import load_metric
+from bench.naming import engine_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +71,8 @@ class Participant:
     @property
     def label(self) -> str:
         """The artifact in words."""
-        return f"{self.entry.record.name} with {self.entry.record.backend}"
+        record = self.entry.record
+        return f"{record.name} with {engine_label(record.backend, record.target.dtype)}"
 
     def is_alive(self) -> bool:
         """Whether it has not failed."""
@@ -101,6 +103,7 @@ class Participant:
             cpus=condition.cpus,
             seed=settings.seed,
             engine=self.entry.record.engine,
+            dtype=self.entry.record.target.dtype,
         )
         answer = self._ask(request)
         if answer is not None:

@@ -83,7 +83,9 @@ def open_bench(request: Load, folder: Path) -> tuple[Bench, Loaded]:
     if request.artifact.endswith(SUFFIX):
         assert request.engine is not None, "a file does not say who runs it"
         path = Path(request.artifact)
-        engine = open_yardstick(path, request.engine, request.batch_size, request.threads, evaluation, folder)
+        engine = open_yardstick(
+            path, request.engine, request.dtype, request.batch_size, request.threads, evaluation, folder
+        )
     else:
         engine = load(request.artifact, request.threads, engine=request.engine)
     foreign = _foreign(evaluation, engine)

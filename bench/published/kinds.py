@@ -122,7 +122,7 @@ def _bench(path: Path) -> Content:
         raise UserError(f"{path}: a session that is published has come to its end; it has no end record")
     _committed(path, session.session.environment)
     timed = [m for m in session.measurements if m.metric == "latency"]
-    dtypes = {record.target.dtype for record in session.artifacts}
+    dtypes = {part for record in session.artifacts for part in record.target.dtype.split("+")}
     return Content(
         whats=tuple(dict.fromkeys(slug(record.lineage.recipe) for record in session.artifacts)),
         conditions=_conditions(dtypes, b=(m.batch_size for m in timed), t=(m.threads for m in timed)),

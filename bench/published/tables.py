@@ -12,6 +12,7 @@ import msgspec
 from bench.cpu.plan import NATIVE
 from bench.cpu.rows import make_rows
 from bench.measurement_file import read_measurements
+from bench.naming import FLOAT, engine_label
 from bench.published.kinds import FOLDER, read_lines
 from bench.published.lines import NetworkChoice, NetworkFloor, NetworkTime
 from bench.report import numbers
@@ -60,14 +61,19 @@ def fashion_resnet8(path: Path) -> str:
     """A row per artifact of a session of `st3 bench`: sparsity rising, dense engines first, the slowest before."""
     rows = analyse(read_measurements(path)).rows
     conditions = list(dict.fromkeys((row.batch_size, row.threads) for row in rows))
-    by_artifact: dict[tuple[str, str], dict[tuple[int, int], SessionRow]] = {}
+    by_artifact: dict[tuple[str, str, str], dict[tuple[int, int], SessionRow]] = {}
     for row in rows:
-        by_artifact.setdefault((row.checkpoint, row.backend), {})[row.batch_size, row.threads] = row
+        by_artifact.setdefault((row.checkpoint, row.backend, row.dtype), {})[row.batch_size, row.threads] = row
     lines = []
     for found in sorted(by_artifact.values(), key=lambda found: _order(next(iter(found.values())))):
         first = next(iter(found.values()))
         label = first.method if first.method == "dense" else f"{first.method} {_zeros(first)}"
-        described = [label, first.backend, numbers.accuracy(first.accuracy), numbers.millions(first.macs_nonzero)]
+        described = [
+            label,
+            engine_label(first.backend, first.dtype),
+            numbers.accuracy(first.accuracy),
+            numbers.millions(first.macs_nonzero),
+        ]
         cells = [_session_cell(found.get(condition)) for condition in conditions]
         lines.append([*described, numbers.megabytes(first.size_bytes), *cells])
     heads = ["weights", "engine", "top-1", "non-zero MACs", "size", *(_condition(*c) for c in conditions)]
@@ -90,21 +96,31 @@ def _session_cell(row: SessionRow | None) -> str:
 
 
 def bench_cpu(path: Path) -> str:
-    """A row per weights that native ran, with times as fast as ONNX Runtime with the dense weights."""
+    """A row per weights that native ran, with times as fast as ONNX Runtime with the dense weights.
+
+    Dense engines in less than float32 have rows, too: they are what a user would take instead.
+    """
     session = read_measurements(path)
-    rows = [row for row in make_rows(session) if row.engine == NATIVE]
-    macs = {record.name.partition("/")[0]: record.macs_nonzero for record in session.artifacts}
+    rows = [row for row in make_rows(session) if row.engine == NATIVE or row.dtype != FLOAT]
+    # the first of some weights: a quantised file has zeros of its own
+    macs = {record.name.partition("/")[0]: record.macs_nonzero for record in reversed(session.artifacts)}
     conditions = list(dict.fromkeys((row.batch_size, row.threads) for row in rows))
-    found = {(row.weights, row.batch_size, row.threads): row for row in rows}
+    found = {(_cpu_line(row), row.batch_size, row.threads): row for row in rows}
     lines = [
         [
-            weights,
-            f"{macs[weights] / 1e6:.0f}",
-            *(_cpu_cell(found.get((weights, *condition))) for condition in conditions),
+            line,
+            f"{macs[line.partition(',')[0]] / 1e6:.0f}",
+            *(_cpu_cell(found.get((line, *condition))) for condition in conditions),
         ]
-        for weights in dict.fromkeys(row.weights for row in rows)
+        for line in dict.fromkeys(map(_cpu_line, rows))
     ]
     return _markdown(["weights", "MMACs", *(_condition(*c) for c in conditions)], 1 + len(conditions), lines)
+
+
+def _cpu_line(row: CpuRow) -> str:
+    """``st3_90`` of native in float32, ``dense, openvino bfloat16``."""
+    plain = (row.engine, row.dtype) == (NATIVE, FLOAT)
+    return row.weights if plain else f"{row.weights}, {engine_label(row.engine, row.dtype)}"
 
 
 def _cpu_cell(row: CpuRow | None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench.measurement import checkpoint_name, is_dense
+from bench.naming import FLOAT
 from bench.report.cautions import cautions
 from bench.report.figures import figures_of, weight_bytes
 from bench.report.intervals import Estimate, percentile
@@ -50,6 +51,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         share_of_peak: ``gflops_usable`` of the multiply-adds from registers that the same session measured.
         share_of_bandwidth: bytes of the weights that the formats keep, once a call, of the reading from memory that the
             same session measured: what is at least needed, above 1 where the weights stay in a cache.
+        dtype: what is computed in: ``float32``, ``bfloat16``, ``int8``, or ``int8+bfloat16`` where a file is quantised
+            and the rest of it is computed in that.
         base: whether this is the artifact against which the others' speed-up is given.
         yardstick: an ONNX file that stands beside the artifacts and takes part in no choice.
         pareto: whether no other artifact under this condition is both faster and at least as accurate.
@@ -70,6 +73,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     macs_usable: int | None
     backend: str
     device: str
+    dtype: str
     batch_size: int
     threads: int
     latency_ms_p50: float
@@ -104,6 +108,7 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     backend: str
+    dtype: str
     batch_size: int
     threads: int
     reason: str
@@ -222,6 +227,7 @@ def _row(m: Measurement, record: ArtifactRecord, around: _Context) -> Row:
         macs_usable=usable,
         backend=record.backend,
         device=record.target.device,
+        dtype=record.target.dtype,
         batch_size=m.batch_size,
         threads=m.threads,
         latency_ms_p50=p50,
@@ -243,7 +249,7 @@ def _row(m: Measurement, record: ArtifactRecord, around: _Context) -> Row:
         gflops_dense_equivalent=record.macs_dense * gflops_per_mac,
         gflops_useful=record.macs_nonzero * gflops_per_mac,
         gflops_usable=gflops_usable,
-        share_of_peak=_share(gflops_usable, figures.peak_gflops),
+        share_of_peak=_share(gflops_usable, figures.peak_gflops.get(record.target.dtype)),
         share_of_bandwidth=_share(None if weights is None else weights / p50 / 1e6, figures.bandwidth_gb_s),
         base=m is around.base,
         pareto=False,
@@ -269,7 +275,7 @@ def _mark_front(rows: Sequence[Row]) -> list[Row]:
 
 def _order(row: Row) -> tuple[object, ...]:
     condition = (row.recipe, row.device, row.batch_size, row.threads)
-    return (*condition, row.method != "dense", row.method, row.pattern, row.sparsity, row.backend)
+    return (*condition, row.method != "dense", row.method, row.pattern, row.sparsity, row.backend, row.dtype)
 
 
 def _pooled(m: Measurement) -> list[float]:
@@ -278,9 +284,9 @@ def _pooled(m: Measurement) -> list[float]:
 
 def _failures(session: Measurements, artifacts: dict[str, ArtifactRecord]) -> Iterable[Failure]:
     for refusal in session.refusals:
-        yield Failure(name=refusal.name, backend="", batch_size=0, threads=0, reason=refusal.reason)
+        yield Failure(name=refusal.name, backend="", dtype=FLOAT, batch_size=0, threads=0, reason=refusal.reason)
     for m in session.measurements:
         if m.failure is not None:
             record = artifacts[m.artifact]
             name = checkpoint_name(record) + (" (A/A control)" if m.control else "")
-            yield Failure(name, record.backend, m.batch_size, m.threads, m.failure)
+            yield Failure(name, record.backend, record.target.dtype, m.batch_size, m.threads, m.failure)

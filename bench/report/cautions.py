@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.measurement import checkpoint_name
+from bench.naming import label_of
 from bench.report.intervals import percentile
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def cautions(session: Measurements, rows: Sequence[Row]) -> Iterator[str]:
         )
     yield from _disturbed(session)
     yield from _missing(session)
-    names = {record.digest: f"{checkpoint_name(record)} with {record.backend}" for record in session.artifacts}
+    names = {record.digest: label_of(record) for record in session.artifacts}
     for m in session.measurements:
         if m.metric == "latency" and m.failure is None:
             yield from _unsteady(m, names[m.artifact])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from bench.naming import FLOAT
 from bench.report import numbers
 
 if TYPE_CHECKING:
@@ -34,18 +35,22 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 class Column(msgspec.Struct, frozen=True):
-    """One column; ``condition`` marks those that are the same in all rows of one condition."""
+    """One column; ``condition`` marks those that are the same in all rows of one condition.
+
+    One that has the ``plain`` value in all rows is left out.
+    """
 
     header: str
     cell: Callable[[Row], Cell]
     topics: tuple[Topic, ...] = _ALWAYS
     number: bool = True
     condition: bool = False
+    plain: str | None = None
 
 
 def columns(rows: Sequence[Row]) -> tuple[Column, ...]:
-    """The columns in which at least one of these rows has a value."""
-    return tuple(c for c in COLUMNS if any(c.cell(row).value is not None for row in rows))
+    """The columns in which at least one of these rows has a value that is worth saying."""
+    return tuple(c for c in COLUMNS if any(c.cell(row).value not in (None, c.plain) for row in rows))
 
 
 def topics(shown: Sequence[Column]) -> tuple[tuple[Topic, str], ...]:
@@ -82,6 +87,7 @@ def _identity() -> Iterator[Column]:
     yield Column("Pattern", lambda row: Cell(row.pattern, row.pattern), number=False)
     yield Column("Sparsity", _sparsity)
     yield Column("Backend", lambda row: Cell(row.backend, row.backend), number=False)
+    yield Column("Dtype", lambda row: Cell(row.dtype, row.dtype), number=False, plain=FLOAT)
     yield Column("Device", lambda row: Cell(row.device, row.device), number=False, condition=True)
     yield Column("Batch", lambda row: Cell(str(row.batch_size), row.batch_size), condition=True)
     yield Column("Threads", lambda row: Cell(str(row.threads), row.threads), condition=True)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from bench.measurement import ArtifactRecord
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: the dtype of what was not compared."""
 
 
 class Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +76,7 @@ class Unpaired(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: str
     checkpoint: str
     backend: str
+    dtype: str
     batch_size: int
     threads: int
     reason: str
@@ -103,7 +105,7 @@ class _Found(msgspec.Struct, frozen=True):
     @property
     def key(self) -> tuple[object, ...]:
         row, target = self.row, self.record.target
-        return row.recipe, row.checkpoint, row.backend, target.device, target.dtype, row.batch_size, row.threads
+        return row.recipe, row.checkpoint, row.backend, target.device, row.dtype, row.batch_size, row.threads
 
 
 def compare(a: Measurements, b: Measurements, sources: tuple[str, str]) -> Comparison:
@@ -212,7 +214,7 @@ def _pair(a: _Found, b: _Found) -> Pair:
         checkpoint=row.checkpoint,
         backend=row.backend,
         device=a.record.target.device,
-        dtype=a.record.target.dtype,
+        dtype=row.dtype,
         batch_size=row.batch_size,
         threads=row.threads,
         same_weights=a.record.lineage.checkpoint_sha256 == b.record.lineage.checkpoint_sha256,
@@ -242,7 +244,7 @@ def _alone(side: Literal["A", "B"], found: _Found, several: bool) -> Unpaired:
     other = "B" if side == "A" else "A"
     reason = f"{other} has it with other weights, and more than once" if several else f"{other} has no such measurement"
     row = found.row
-    return Unpaired(side, row.recipe, row.checkpoint, row.backend, row.batch_size, row.threads, reason)
+    return Unpaired(side, row.recipe, row.checkpoint, row.backend, row.dtype, row.batch_size, row.threads, reason)
 
 
 def _warnings(a: Measurements, b: Measurements, pairs: Sequence[Pair]) -> Iterator[str]:

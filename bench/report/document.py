@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench.machine.peaks import bandwidth_of, peak_of
-from bench.measurement import End, Session, checkpoint_name
+from bench.measurement import End, Session
+from bench.naming import label_of
 from bench.report.analysis import Failure, Row, analyse
 from bench.report.intervals import percentile
 from bench.report.layer_refusals import LayerRefusal, layer_refusals
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
     from bench.measurement import Measurements, Surroundings
     from bench.report.analysis import Analysis
 
-SCHEMA_VERSION = 2
-"""2: limits, layers, refused layers, the harness, the machine's peaks and what it did; summaries have a headline."""
+SCHEMA_VERSION = 3
+"""2: limits, layers, refused layers, the harness, the machine's peaks and what it did; summaries have a headline.
+3: what each row, failure and refused layer computes in, and what a summary must say of that.
+"""
 
 
 class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The answer of one condition in words, one sentence per accuracy budget."""
+    """The answer of one condition in words, one sentence per accuracy budget.
+
+    ``caveat`` is what must be said of precisions below float32, empty where there is nothing.
+    """
 
     recipe: str
     device: str
@@ -36,6 +42,7 @@ class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int
     resolution: float | None
     headline: str
+    caveat: str
     sentences: tuple[str, ...]
 
 
@@ -53,11 +60,12 @@ class Overhead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Ceiling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What this machine was measured to do in this session: multiply-adds from registers, and reading; of all threads.
 
-    ``None`` where it was not measured.
+    ``gflops`` are of float32; ``None`` where it was not measured, or the processor does not compute in half precision.
     """
 
     threads: int
     gflops: float | None
+    gflops_float16: float | None
     l2_gb_per_s: float | None
     dram_gb_per_s: float | None
 
@@ -144,6 +152,7 @@ def _summary(group: Group) -> Summary:
         threads=group.threads,
         resolution=group.resolution,
         headline=group.headline,
+        caveat=group.caveat,
         sentences=tuple(choice.sentence for choice in group.picks),
     )
 
@@ -163,6 +172,7 @@ def _ceiling(session: Measurements, threads: int) -> Ceiling:
     return Ceiling(
         threads=threads,
         gflops=peak_of(session.peaks, "registers", threads),
+        gflops_float16=peak_of(session.peaks, "registers", threads, "float16"),
         l2_gb_per_s=bandwidth_of(session.bandwidths, "L2", threads),
         dram_gb_per_s=bandwidth_of(session.bandwidths, "DRAM", threads),
     )
@@ -186,7 +196,7 @@ def _around(launches: Sequence[Surroundings]) -> Around:
 
 def _lacking(session: Measurements) -> tuple[Lacking, ...]:
     """What is missing, each metric and reason once."""
-    names = {record.digest: f"{checkpoint_name(record)} with {record.backend}" for record in session.artifacts}
+    names = {record.digest: label_of(record) for record in session.artifacts}
     found: dict[tuple[str, str], dict[str, None]] = {}
     for missing in session.missing:
         artifacts = found.setdefault((missing.metric, missing.reason), {})

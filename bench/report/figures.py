@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bench.measurement import ArtifactRecord, Measurements
 
 _ANSWERS = ("accuracy", "accuracy_top5", "agreement", "calibration_error")
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -29,11 +29,14 @@ class Served(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """Of one batch size and number of threads: figures by metric and artifact, and the processor's limits."""
+    """Of one batch size and number of threads: figures by metric and artifact, and the processor's limits.
+
+    ``peak_gflops`` is by the dtypes of which it was measured.
+    """
 
     values: dict[tuple[str, str], float]
     served: dict[str, Served]
-    peak_gflops: float | None
+    peak_gflops: dict[str, float]
     bandwidth_gb_s: float | None
 
     def of(self, metric: str, artifact: str) -> float | None:
@@ -58,7 +61,11 @@ def figures_of(session: Measurements, batch_size: int, threads: int) -> Figures:
     return Figures(
         values={key: max(found) if key[0] == "memory" else statistics.median(found) for key, found in samples.items()},
         served=served,
-        peak_gflops=peak_of(session.peaks, "registers", threads),
+        peak_gflops={
+            dtype: peak
+            for dtype in {peak.dtype for peak in session.peaks}
+            if (peak := peak_of(session.peaks, "registers", threads, dtype)) is not None
+        },
         bandwidth_gb_s=bandwidth_of(session.bandwidths, "DRAM", threads),
     )
 
@@ -71,4 +78,4 @@ def weight_bytes(record: ArtifactRecord, batch_size: int) -> int | None:
     for layer in record.layers:
         dense = record.engine != "native" or format_at(layer.format, batch_size) in DENSE
         kept += math.prod(layer.weight_shape) if dense else layer.nonzeros
-    return kept * _BYTES.get(record.target.dtype, 4)
+    return kept * _BYTES.get(record.target.dtype.partition("+")[0], 4)

@@ -24,6 +24,7 @@ class LayerRefusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     checkpoint: str
     backend: str
+    dtype: str
     architecture: str
     batch_sizes: tuple[int, ...]
     layers: tuple[str, ...]
@@ -37,19 +38,20 @@ def layer_refusals(artifacts: Iterable[ArtifactRecord]) -> tuple[LayerRefusal, .
 
     Artifacts that differ in nothing but the batch size share a line where they were refused the same.
     """
-    merged: dict[tuple[str, str, str, tuple[str, ...], str], LayerRefusal] = {}
+    merged: dict[tuple[tuple[str, str, str, str], tuple[str, ...], str], LayerRefusal] = {}
     for record in artifacts:
         if not is_dense(record):
             for refusal in _of(record):
-                key = (refusal.checkpoint, refusal.backend, refusal.architecture, refusal.layers, refusal.reason)
+                artifact = (refusal.checkpoint, refusal.backend, refusal.dtype, refusal.architecture)
+                key = (artifact, refusal.layers, refusal.reason)
                 sizes = set(refusal.batch_sizes) | set(merged[key].batch_sizes if key in merged else ())
                 merged[key] = msgspec.structs.replace(refusal, batch_sizes=tuple(sorted(sizes)))
-    order = {key[:3]: None for key in merged}
+    order = {key[0]: None for key in merged}
     return tuple(
         refusal
         for artifact in order
         for refusal in sorted(
-            (refusal for key, refusal in merged.items() if key[:3] == artifact), key=lambda found: -found.macs_share
+            (refusal for key, refusal in merged.items() if key[0] == artifact), key=lambda found: -found.macs_share
         )
     )
 
@@ -68,6 +70,7 @@ def _of(record: ArtifactRecord) -> Iterable[LayerRefusal]:
         yield LayerRefusal(
             checkpoint=checkpoint_name(record),
             backend=record.backend,
+            dtype=record.target.dtype,
             architecture=record.target.architecture,
             batch_sizes=record.target.sizes,
             layers=tuple(layer.name for layer in layers),

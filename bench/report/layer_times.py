@@ -75,7 +75,7 @@ def _from_steps(
     twins = [
         (other.digest, steps)
         for other in session.artifacts
-        if is_dense(other) and (other.engine, other.lineage.recipe) == (record.engine, record.lineage.recipe)
+        if is_dense(other) and _kin(other) == _kin(record)
         if (steps := _steps(session, other.digest, row))
     ]
     dense_artifact, dense_steps = min(twins, key=lambda twin: sum(_by_layer(twin[1]).values()), default=("", []))
@@ -95,6 +95,11 @@ def _from_steps(
         for name in names
     )
     return Breakdown(row.artifact, dense_artifact, row.batch_size, row.threads, "steps", layers)
+
+
+def _kin(record: ArtifactRecord) -> tuple[str, str, str]:
+    """What two artifacts share whose layers may stand side by side."""
+    return record.engine, record.target.dtype, record.lineage.recipe
 
 
 def _steps(session: Measurements, digest: str, row: Row) -> list[Step]:

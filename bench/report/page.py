@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bench.naming import engine_label
 from bench.report import numbers
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def render(template: str, view: dict[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = markdown_cell
-    return environment.get_template(template).render({"numbers": numbers, **view})
+    return environment.get_template(template).render({"engine_label": engine_label, "numbers": numbers, **view})
 
 
 def markdown_cell(text: object) -> str:

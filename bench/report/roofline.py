@@ -26,7 +26,8 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         flop_ratio: dense MACs over non-zero MACs, ``None`` where all weights are zero.
         roofline_speedup: the base's median latency over the shortest time that this machine's measured peak and
             bandwidth allow for the non-zero MACs and the values of the weights; ``None`` where they were not measured,
-            as on a GPU. Positions of the weights and activations are taken to cost nothing.
+            as on a GPU or in a dtype that no peak was measured of. Positions of the weights and activations are taken
+            to cost nothing.
         bound: which of the two takes that time.
     """
 
@@ -81,7 +82,7 @@ def _limit(session: Measurements, record: ArtifactRecord, row: Row, base: Row) -
         bound = roofline_ms(
             row.macs_nonzero * row.batch_size,
             weights,
-            peak_of(session.peaks, "registers", row.threads),
+            peak_of(session.peaks, "registers", row.threads, row.dtype),
             bandwidth_of(session.bandwidths, place, row.threads),
         )
     return Limit(

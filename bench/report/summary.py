@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bench.naming import engine_label
 from bench.report import numbers
 from bench.report.analysis import Row
+from bench.report.precision import caveat_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +29,7 @@ class Pick(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rows that may be compared with each other, and the picks among them."""
+    """The rows that may be compared with each other, and the picks among them; ``caveat``: see ``caveat_of``."""
 
     recipe: str
     device: str
@@ -37,6 +39,7 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: tuple[Row, ...]
     picks: tuple[Pick, ...]
     headline: str
+    caveat: str
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
@@ -82,8 +85,8 @@ def points(fraction: float) -> str:
 def title(row: Row) -> str:
     """An artifact in words."""
     if row.method == "dense":
-        return f"dense with {row.backend}"
-    return f"{row.method} {row.pattern} at sparsity {row.sparsity:g} with {row.backend}"
+        return f"dense with {_engine(row)}"
+    return f"{row.method} {row.pattern} at sparsity {row.sparsity:g} with {_engine(row)}"
 
 
 def _group(rows: list[Row]) -> Group:
@@ -99,16 +102,21 @@ def _group(rows: list[Row]) -> Group:
         rows=tuple(rows),
         picks=picks,
         headline=_headline(rows, picks),
+        caveat=caveat_of(rows),
     )
+
+
+def _engine(row: Row) -> str:
+    return engine_label(row.backend, row.dtype)
 
 
 def _sentence(base: Row, best: Row | None, budget: float) -> str:
     start = f"Within {points(budget)} of dense ({numbers.accuracy(base.accuracy)})"
     if best is None:
-        return f"{start}: no sparse artifact is measurably faster than the fastest dense one ({base.backend})."
+        return f"{start}: no sparse artifact is measurably faster than the fastest dense one ({_engine(base)})."
     return (
         f"{start}: {title(best)} (accuracy {numbers.accuracy(best.accuracy)}) is "
-        f"{numbers.times(best.speedup_vs_dense)} as fast as the fastest dense artifact ({base.backend})."
+        f"{numbers.times(best.speedup_vs_dense)} as fast as the fastest dense artifact ({_engine(base)})."
     )
 
 

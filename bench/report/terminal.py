@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine.peaks import bandwidth_of, peak_of
+from bench.naming import FLOAT, engine_label
 from bench.report import numbers
 from bench.report.columns import speedup
 from bench.report.compare_report import groups as compared
@@ -55,9 +56,10 @@ def capacity_lines(session: Measurements) -> list[str]:
     """What the processor was measured to do in the session, one line per number of threads."""
     lines = []
     for threads in sorted({peak.threads for peak in session.peaks}):
-        peak = peak_of(session.peaks, "registers", threads)
+        peak, half = (peak_of(session.peaks, "registers", threads, dtype) for dtype in ("float32", "float16"))
         read = bandwidth_of(session.bandwidths, "DRAM", threads)
         limits = [f"{peak:.0f} GFLOP/s"] if peak is not None else []
+        limits += [f"{half:.0f} GFLOP/s in float16"] if half is not None else []
         limits += [f"{read:.1f} GB/s read from memory"] if read is not None else []
         lines.append(f"the processor, {numbers.threads(threads)}: {', '.join(limits)}")
     return lines
@@ -75,7 +77,9 @@ def show(console: Console, analysis: Analysis, comparable: list[Group]) -> None:
     for failure in analysis.failures:
         where = f" at batch {failure.batch_size}, threads {failure.threads}" if failure.batch_size else ""
         console.print(
-            f"not measured: {failure.name} {failure.backend}{where}: {failure.reason}", markup=False, highlight=False
+            f"not measured: {failure.name} {engine_label(failure.backend, failure.dtype)}{where}: {failure.reason}",
+            markup=False,
+            highlight=False,
         )
     for warning in analysis.warnings:
         console.print(f"warning: {warning}", markup=False, highlight=False)
@@ -86,8 +90,9 @@ def show(console: Console, analysis: Analysis, comparable: list[Group]) -> None:
     for group in comparable:
         where = f"batch {group.batch_size}, {numbers.threads(group.threads)}"
         best = next((pick.best for pick in group.picks if pick.best is not None), None)
-        which = "" if best is None else f"{best.checkpoint} is "
-        console.print(f"{where}: {which}{group.headline}", markup=False, highlight=False)
+        which = "" if best is None else f"{best.checkpoint}{'' if best.dtype == FLOAT else f' in {best.dtype}'} is "
+        text = " ".join(filter(None, (f"{where}: {which}{group.headline}", group.caveat)))
+        console.print(text, markup=False, highlight=False)
 
 
 def _table(group: Group) -> Table:
@@ -96,10 +101,12 @@ def _table(group: Group) -> Table:
         f"{group.recipe}, batch {group.batch_size}, {numbers.threads(group.threads)}, resolution {resolution}",
         ("accuracy", "MACs", "p50 ms", "speed-up", "size"),
     )
+    # where not all are in float32, each row says in what it is
+    several = any(row.dtype != FLOAT for row in group.rows)
     for row in group.rows:
         table.add_row(
             row.checkpoint,
-            row.backend,
+            f"{row.backend} {row.dtype}" if several else row.backend,
             numbers.accuracy(row.accuracy),
             numbers.millions(row.macs_nonzero),
             numbers.milliseconds(row.latency_ms_p50),
@@ -114,7 +121,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print what was not compared, warnings, a table per condition, and last the answer."""
     for alone in comparison.unpaired:
         where = f"batch {alone.batch_size}, threads {alone.threads}"
-        text = f"not compared: {alone.side}'s {alone.checkpoint} {alone.backend}, {where}: {alone.reason}"
+        what = f"{alone.side}'s {alone.checkpoint} {engine_label(alone.backend, alone.dtype)}"
+        text = f"not compared: {what}, {where}: {alone.reason}"
         console.print(text, markup=False, highlight=False)
     for warning in comparison.warnings:
         console.print(f"warning: {warning}", markup=False, highlight=False)
@@ -124,7 +132,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         for pair in group.rows:
             table.add_row(
                 pair.checkpoint,
-                pair.backend,
+                engine_label(pair.backend, pair.dtype),
                 numbers.milliseconds(pair.latency_ms_a),
                 numbers.milliseconds(pair.latency_ms_b),
                 numbers.times(pair.ratio),

@@ -16,10 +16,11 @@ from runtime.errors import UserError
 REASON = "Inductor's CPU kernels are dense: a zero costs what any weight costs"
 
 
-def unable(device: str) -> str | None:
-    """It builds for both; for a GPU that is not here a cost model chooses."""
-    del device
-    return None
+def unable(device: str, dtype: str = "float32") -> str | None:
+    """It builds for both, on a CPU in float32; for a GPU that is not here a cost model chooses."""
+    if device == "cuda" or dtype == "float32":
+        return None
+    return "the inductor backend computes in float32 on a CPU; native takes float16"
 
 
 def architecture(wanted: str, device: str = "cpu") -> str:

@@ -13,13 +13,11 @@ from runtime.artifact import Requirements, Target
 REASON = "ONNX Runtime's CPU kernels are dense: a zero costs what any weight costs"
 
 
-def unable(device: str) -> str | None:
-    """It builds for CPUs alone."""
-    return (
-        None
-        if device == "cpu"
-        else "the onnxruntime backend is the yardstick on CPUs; give --backend inductor for a GPU"
-    )
+def unable(device: str, dtype: str = "float32") -> str | None:
+    """It builds for CPUs alone, in float32."""
+    if device != "cpu":
+        return "the onnxruntime backend is the yardstick on CPUs; give --backend inductor for a GPU"
+    return None if dtype == "float32" else "the onnxruntime backend computes in float32; native takes float16"
 
 
 def architecture(wanted: str, device: str = "cpu") -> str:

@@ -20,8 +20,9 @@ from runtime.artifact import Target
 from runtime.errors import UserError
 
 
-def unable(device: str) -> str | None:
+def unable(device: str, dtype: str = "float32") -> str | None:
     """It builds for NVIDIA GPUs, where a TensorRT is installed."""
+    del dtype
     if device != "cuda":
         return "TensorRT runs on NVIDIA GPUs; give --target cuda, or --backend native for a CPU"
     return choose.unable()

@@ -16,8 +16,9 @@ from runtime.artifact import Target
 from runtime.errors import UserError
 
 
-def unable(device: str) -> str | None:
+def unable(device: str, dtype: str = "float32") -> str | None:
     """It builds for the NVIDIA GPU at hand, where torch-tensorrt is installed."""
+    del dtype
     if device != "cuda":
         return "torch-tensorrt runs on NVIDIA GPUs; give --target cuda, or --backend native for a CPU"
     return through_torch.unable()

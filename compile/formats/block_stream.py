@@ -15,7 +15,6 @@ from compile.native.taps import Taps
 BLOCK = 4
 # Density from which the dense kernel is as fast; see LOG.md for the measurement.
 BREAK_EVEN = 0.95
-_WEIGHT_BYTES = 4
 
 
 class BlockStream(msgspec.Struct, frozen=True):
@@ -65,7 +64,7 @@ def pack(weight: NDArray[np.float32], taps: Taps, cut: Cut) -> BlockStream:
     """
     assert taps.groups == 1, "the channels of a block read the same input"
     blocks = _blocks(weight)
-    order = arrange((blocks != 0).any(axis=1), taps, cut, BLOCK * _WEIGHT_BYTES)
+    order = arrange((blocks != 0).any(axis=1), taps, cut, BLOCK * taps.item)
     rows = order.rows.copy()
     rows["channel"] *= BLOCK
     by_tap = np.ascontiguousarray(np.moveaxis(blocks, 1, -1)).reshape(-1, BLOCK)

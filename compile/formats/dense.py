@@ -39,7 +39,7 @@ def reject(weight: NDArray[np.float32]) -> str | None:
 def input_step(taps: Taps, shape: tuple[int, ...]) -> int:
     """Bytes from one input of a run to the next: along the channels, or a filter's row where that is longer."""
     if taps.lanes > 1:
-        return 4
+        return taps.item
     return taps.column_stride if _by_row(taps, shape) else taps.channel_stride
 
 

@@ -18,7 +18,6 @@ SEGMENT = np.dtype([("row", "<i4"), ("row_count", "<i4"), ("entry", "<i4"), ("li
 BREAK_EVEN = 0.8
 _SENTINELS = 2  # the kernel fetches the output of two rows ahead
 _LINE = 64
-_WEIGHT_BYTES = 4
 AT_ONCE = 4  # entries that the kernel runs in one go
 
 
@@ -57,7 +56,7 @@ def pack(weight: NDArray[np.float32], taps: Taps, cut: Cut) -> OffsetStream:
         cut: a row without entries is left out of all chunks but the first and last, which begin and end its sum;
             groups get about equal numbers of entries.
     """
-    order = arrange(weight != 0, taps, cut, _WEIGHT_BYTES, AT_ONCE)
+    order = arrange(weight != 0, taps, cut, taps.item, AT_ONCE)
     return OffsetStream(order.bounds, order.segments, order.rows, weight.reshape(-1)[order.places], order.offsets)
 
 

@@ -14,7 +14,6 @@ from compile.formats.offset_stream import AT_ONCE, BREAK_EVEN, SEGMENT, balanced
 from compile.native.taps import Taps
 
 PAIR = np.dtype([(name, "<i4") for name in ("first", "second", "both", "each", "extra")])
-_WEIGHT_BYTES = 4
 _BOTH_AT_ONCE = 4  # shared taps that the kernel runs in one go; what is over is read twice
 
 
@@ -73,7 +72,7 @@ def pack(weight: NDArray[np.float32], taps: Taps, cut: Cut) -> PairStream:
             found, entries, at = _pack_rows(matrix[low:high, read], taps_of[:, read], places[read], needed)
             found["first"] += low
             found["second"] += low
-            lines = lines_per_row(len(entries) * _WEIGHT_BYTES, len(found))
+            lines = lines_per_row(len(entries) * taps.item, len(found))
             segments[chunk, group] = (pair_at, len(found), weight_at, lines)
             offset_starts[chunk, group] = offset_at
             pair_at, weight_at, offset_at = pair_at + len(found), weight_at + len(entries), offset_at + len(at)

@@ -24,7 +24,7 @@ def reject(graph: Graph, isa: Isa) -> str | None:
 def channel_plan(graph: Graph, batch_size: int, isa: Isa) -> Plan:
     """The plan with channels in the lanes; pictures go through it one by one."""
     sizes = {shape[1:] for shape in graph.shapes.values()}
-    return make_plan(graph, {size: channel_geometry(size, isa.lanes) for size in sizes}, batch_size)
+    return make_plan(graph, {size: channel_geometry(size, isa.lanes, isa.item) for size in sizes}, batch_size)
 
 
 def _reject_node(graph: Graph, node: Node) -> str | None:

@@ -111,7 +111,7 @@ def _cost(
         per_input = max(positions * block / 2, loads, issued, _FMA_LATENCY) + positions * distant
         cycles += count * (inputs * per_input + chunks * (_TILE_CYCLES + positions * block * sums))
     lanes = target.geometry.lane_channels
-    weight_cycles = inputs * block * 4 * lanes / _FAR_BYTES_PER_CYCLE
+    weight_cycles = inputs * block * target.geometry.item * lanes / _FAR_BYTES_PER_CYCLE
     return Cut(chunk, max(1, min(_GROUPS, blocks)), block * lanes), blocks * max(cycles, weight_cycles)
 
 

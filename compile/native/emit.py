@@ -22,7 +22,7 @@ from compile.native.emit_resize import emit_resize
 from compile.native.emit_tokens import emit_attention, emit_move
 from compile.native.isa import Isa
 from compile.native.kernel_table import KERNELS
-from compile.native.pieces import Piece, Unit, literal, struct, tensor_index
+from compile.native.pieces import Piece, Unit, literal, struct, tensor_index, vector_macros
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule
 from compile.native.steps import Compute, Gather, Scatter, Step
@@ -51,7 +51,7 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa, packs: Packs | No
     nothing but ``Schedule.cut`` have the same text, and their weight files fit the same library.
     """
     packs = packs or Packs()
-    file = WeightFile(packs)
+    file = WeightFile(packs, isa.dtype)
     tensors = {name: _tensor_struct(plan, name, file) for name in sorted(plan.clean)}
     pieces = [_piece(plan, step, schedules, isa, file) for step in plan.steps]
     runs = [tuple(pieces[i : i + 1 + (i + 1 in plan.joined)]) for i in range(len(pieces)) if i not in plan.joined]
@@ -66,7 +66,7 @@ def emit(plan: Plan, schedules: dict[str, Schedule], isa: Isa, packs: Packs | No
     lines = [
         "// Generated; what the names mean is said in the headers.",
         f"#define ST3_ABI_VERSION {ABI_VERSION}",
-        f"#define ST3_LANES {isa.lanes}",
+        *vector_macros(isa.lanes, isa.item),
         f"#define ST3_CONTENT {content:#x}ull",
         *(
             f'#include "{name}.h"'
@@ -197,7 +197,7 @@ def _tensor_struct(plan: Plan, name: str, file: WeightFile) -> dict[str, str]:
     edges, start = placement.edges()
     return {
         "long CHANNEL": str(placement.channel_stride),
-        "float FILL": literal(placement.fill),
+        "real FILL": literal(placement.fill),
         "int EDGES": str(file.add(edges)),
         "int START": str(file.add(start)),
     }

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.graph import Conv
-from compile.native.geometry import Placement
+from compile.native.geometry import Geometry, Placement
 from compile.native.kernel_table import KERNELS, Kernel, cut_array
-from compile.native.pieces import Piece, Unit, array, exchange, origin, struct
+from compile.native.pieces import Piece, Unit, array, exchange, origin, struct, vector_macros
 from compile.native.plan import Plan
 from compile.native.schedule import Schedule
 from compile.native.steps import Compute
@@ -68,11 +68,14 @@ def conv_piece(
     operands = _operands(step, node)
     for letter, name in (("R", operands["residual"]), ("F", operands["factor"])):
         constants |= _operand_constants(letter, None if name is None else plan.tensors[name])
-    unit = _unit(kernel, constants, tiling.call, target.geometry.lanes)
+    unit = _unit(kernel, constants, tiling.call, target.geometry)
 
     def arrays() -> list[NDArray[Any]]:
         packed = file.packs.pack(schedule.format, node.weight, taps, schedule.cut)
-        content = [getattr(packed, attribute) for _, attribute in kernel.arrays]
+        content = [
+            file.reals(getattr(packed, attribute)) if kind == "real" else getattr(packed, attribute)
+            for kind, attribute in kernel.arrays
+        ]
         return [*content, cut_array(packed.chunks, packed.bounds)]
 
     first = file.add_later(len(kernel.arrays) + 1, arrays)
@@ -85,7 +88,7 @@ def conv_piece(
         f"        {tiling.order(target)}\n"
         "        const int low = cut.groups * part / parts, high = cut.groups * (part + 1) / parts;\n"
         f"        {unit.name}({{weights, {first}, cut, arena + {source}, arena + {origin(plan, node.output)},\n"
-        f"            {{{places}}}, {array('float', file.add(bias))}, low, high}}, block);\n"
+        f"            {{{places}}}, {array('real', file.add_reals(bias))}, low, high}}, block);\n"
         + exchange(plan, node.output, done, tiling.channels)
     )
     comment = f"{node.layer}: {node.op} {node.weight.shape}, {schedule.format}: {schedule.reason}"
@@ -94,13 +97,13 @@ def conv_piece(
     return Piece(info, {}, f"{tasks}", body, comment, setup, parts="cut.groups", unit=unit)
 
 
-def _unit(kernel: Kernel, constants: dict[str, str], call: str, lanes: int) -> Unit:
+def _unit(kernel: Kernel, constants: dict[str, str], call: str, geometry: Geometry) -> Unit:
     """The kernel for one shape, of which the network knows the name alone."""
-    digest = hashlib.sha256(repr((kernel.call(), call, lanes, constants)).encode()).hexdigest()
+    digest = hashlib.sha256(repr((kernel.call(), call, geometry.lanes, geometry.item, constants)).encode()).hexdigest()
     name = f"{kernel.name}_{digest[:12]}"
     lines = [
         "// Generated; what the names mean is said in the headers.",
-        f"#define ST3_LANES {lanes}",
+        *vector_macros(geometry.lanes, geometry.item),
         f'#include "{kernel.header or kernel.name}.h"',
         "namespace st3 {",
         "namespace {",
@@ -126,6 +129,7 @@ def _taps(plan: Plan, step: Compute, node: Conv, window: Window) -> Taps:
         window.dilation[1] * source.vector,
         source.vector,
         source.geometry.lane_channels,
+        source.geometry.item,
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.graph import AdaptivePool, Pool
-from compile.native.geometry import Geometry, Placement, float_offset, inside_masks, some_pixels
+from compile.native.geometry import Geometry, Placement, inside_masks, number_offset, some_pixels
 from compile.native.pieces import Piece, array, exchange, literal, origin, output_constants, per_row
 from compile.native.plan import Plan
 from compile.native.steps import Compute
@@ -27,7 +27,7 @@ def emit_pool(plan: Plan, step: Compute, node: Pool, file: WeightFile) -> Piece:
     constants = output_constants(target) | {
         "bool MAXIMUM": "true" if node.maximum else "false",
         "bool EVEN": "true" if even else "false",
-        "float FACTOR": literal(1.0 / len(offsets)),
+        "real FACTOR": literal(1.0 / len(offsets)),
         "int TAPS": str(len(offsets)),
         f"long OFFSET[{len(offsets)}]": "{" + ", ".join(map(str, offsets)) + "}",
         "long X_ROW": str(window.stride[0] * source.row_stride),
@@ -35,7 +35,7 @@ def emit_pool(plan: Plan, step: Compute, node: Pool, file: WeightFile) -> Piece:
         "long X_CHANNEL": str(source.channel_stride),
     }
     start = origin(plan, step.inputs[0], -window.padding[0], -window.padding[1])
-    share = "nullptr" if even else array("float", file.add(_shares(node, target.geometry, source.geometry)))
+    share = "nullptr" if even else array("real", file.add_reals(_shares(node, target.geometry, source.geometry)))
     call = f"pool_row<S>(arena + {start}, arena + {origin(plan, node.output)}, {share}, row, channel)"
     return per_row(plan, node.output, constants, call, "max_pool" if node.maximum else "average_pool")
 
@@ -49,7 +49,7 @@ def emit_adaptive_pool(plan: Plan, step: Compute, node: AdaptivePool, file: Weig
         "int TAPS": str(index.shape[2]),
         "long X_CHANNEL": str(source.channel_stride),
     }
-    tables = f"{array('int32_t', file.add(index))}, {array('float', file.add(share))}"
+    tables = f"{array('int32_t', file.add(index))}, {array('real', file.add_reals(share))}"
     first, result = plan.offsets[step.inputs[0]], origin(plan, node.output)
     call = f"adaptive_row<S>(arena + {first}, arena + {result},\n                {tables}, row, channel)"
     return per_row(plan, node.output, constants, call, "adaptive_pool")
@@ -59,7 +59,7 @@ def emit_mean(plan: Plan, step: Compute, file: WeightFile) -> Piece:
     """The mean of each channel: one task per 16 channels."""
     source, target = plan.tensors[step.inputs[0]], plan.tensors[step.node.output]
     geometry = source.geometry
-    inside = array("int32_t", file.add(inside_masks(source))) if geometry.lane_channels == 1 else "nullptr"
+    inside = array("integer", file.add(inside_masks(source))) if geometry.lane_channels == 1 else "nullptr"
     constants = {
         "bool CHANNEL_LANES": "true" if geometry.lane_channels > 1 else "false",
         "int ROWS": str(geometry.rows),
@@ -89,11 +89,11 @@ def emit_mean(plan: Plan, step: Compute, file: WeightFile) -> Piece:
 def _adaptive_table(
     node: AdaptivePool, target: Geometry, source: Placement
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Per row, column, tap and lane the float offset of a pixel in a channel, or -1; and 1 / the number of pixels."""
+    """Per row, column, tap and lane a pixel's offset in numbers in a channel, or -1; and 1 / the number of pixels."""
     image, y, x = some_pixels(target)
     rows = _cover(source.geometry.height, node.rows)[y][..., :, None]
     columns = _cover(source.geometry.width, node.columns)[x][..., None, :]
-    offset = float_offset(source, image[..., None, None], np.maximum(rows, 0), np.maximum(columns, 0))
+    offset = number_offset(source, image[..., None, None], np.maximum(rows, 0), np.maximum(columns, 0))
     inside = (rows >= 0) & (columns >= 0)
     index = np.where(inside, offset, -1).reshape(*y.shape, -1)
     share = 1.0 / inside.sum((-1, -2))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.graph import Resize
-from compile.native.geometry import Geometry, Placement, float_offset, some_pixels
+from compile.native.geometry import Geometry, Placement, number_offset, some_pixels
 from compile.native.pieces import Piece, array, origin, output_constants, per_row
 from compile.native.plan import Plan
 from compile.native.steps import Compute
@@ -21,18 +21,18 @@ def emit_resize(plan: Plan, step: Compute, node: Resize, file: WeightFile) -> Pi
         "int TAPS": str(index.shape[2]),
         "long X_CHANNEL": str(source.channel_stride),
     }
-    tables = f"{array('int32_t', file.add(index))}, {array('float', file.add(weight))}"
+    tables = f"{array('int32_t', file.add(index))}, {array('real', file.add_reals(weight))}"
     first, result = plan.offsets[step.inputs[0]], origin(plan, node.output)
     call = f"resize_row<S>(arena + {first}, arena + {result},\n                {tables}, row, channel)"
     return per_row(plan, node.output, constants, call, "resize")
 
 
 def _tables(node: Resize, target: Geometry, source: Placement) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Per row, column, tap and lane the float offset of a pixel in a channel, and its weight."""
+    """Per row, column, tap and lane the offset in numbers of a pixel in a channel, and its weight."""
     image, y, x = some_pixels(target)
     rows, row_weights = _taps(node.rows)
     columns, column_weights = _taps(node.columns)
-    offset = float_offset(source, image[..., None, None], rows[y][..., :, None], columns[x][..., None, :])
+    offset = number_offset(source, image[..., None, None], rows[y][..., :, None], columns[x][..., None, :])
     weight = row_weights[y][..., :, None] * column_weights[x][..., None, :]
     flat = (*y.shape, -1)
     index, share = np.moveaxis(offset.reshape(flat), -1, 2), np.moveaxis(weight.reshape(flat), -1, 2)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from compile.graph import Attention, Move
-from compile.native.geometry import Geometry, Placement, float_offset, some_pixels
+from compile.native.geometry import Geometry, Placement, mask_type, number_offset, some_pixels
 from compile.native.isa import Isa
 from compile.native.pieces import Piece, array, exchange, literal, origin, output_constants, per_row, row_columns
 from compile.native.plan import Plan
@@ -30,7 +32,7 @@ def emit_move(plan: Plan, step: Compute, node: Move, file: WeightFile) -> Piece:
     shift = "nullptr"
     if node.shift is not None:
         _, y, x = some_pixels(target.geometry)
-        shift = array("float", file.add(np.ascontiguousarray(node.shift[:, y, x], np.float32)))
+        shift = array("real", file.add_reals(np.ascontiguousarray(node.shift[:, y, x], np.float32)))
     index = array("int32_t", file.add(_move_table(node, target.geometry, source)))
     start = plan.offsets[step.inputs[0]] + node.first * source.channel_stride
     places = f"arena + {start}, arena + {origin(plan, node.output)}"
@@ -42,7 +44,9 @@ def emit_attention(plan: Plan, step: Compute, node: Attention, isa: Isa, file: W
     """One task per row, head and, where these are few, run of queries."""
     query, key, value, target = (plan.tensors[name] for name in (*step.inputs, node.output))
     geometry = target.geometry
-    spread, tokens = _spread(geometry), _tokens(geometry)
+    spread, (order, *tables) = _spread(geometry), _tokens(geometry)
+    kinds = ("int32_t", "int32_t", "integer")
+    keys = ", ".join(array(kind, file.add(table)) for kind, table in zip(kinds, tables, strict=True))
     heads, queries = len(node.scale), _queries(geometry, isa)
     constants = {
         "int COLUMNS": str(geometry.columns),
@@ -75,8 +79,8 @@ def emit_attention(plan: Plan, step: Compute, node: Attention, isa: Isa, file: W
     body = (
         f"        const int row = task / {heads * runs}, head = task / {runs} % {heads};\n{cut}"
         f"        attend_columns<S>({{{places},\n"
-        f"            {array('float', file.add(node.scale))}[head], {_bias(node, geometry, tokens[0], file)}}},\n"
-        f"            {{{', '.join(array('int32_t', file.add(table)) for table in tokens[1:])}}}, first, last);\n"
+        f"            {array('real', file.add_reals(node.scale))}[head], {_bias(node, geometry, order, file)}}},\n"
+        f"            {{{keys}}}, first, last);\n"
     )
     if whole:
         body += f"        const int low = head * {node.sizes[1]}, high = low + {node.sizes[1]};\n{whole}"
@@ -86,10 +90,10 @@ def emit_attention(plan: Plan, step: Compute, node: Attention, isa: Isa, file: W
 
 
 def _move_table(node: Move, target: Geometry, source: Placement) -> NDArray[np.int32]:
-    """Per row, column and lane the float offset of a pixel in a channel, or -1."""
+    """Per row, column and lane the offset in numbers of a pixel in a channel, or -1."""
     image, y, x = some_pixels(target)
     pixel = node.positions[y * target.width + x]
-    offset = float_offset(source, image, pixel // source.geometry.width, pixel % source.geometry.width)
+    offset = number_offset(source, image, pixel // source.geometry.width, pixel % source.geometry.width)
     return np.where(pixel < 0, -1, offset).astype(np.int32)
 
 
@@ -99,23 +103,26 @@ def _spread(geometry: Geometry) -> str:
     return "ALIGNED" if geometry.lane_columns == 1 else "MIXED"
 
 
-def _tokens(geometry: Geometry) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+def _tokens(
+    geometry: Geometry,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], NDArray[np.signedinteger[Any]]]:
     """The tokens as they lie in memory; the place in bytes and the group of each; the lanes of each group."""
     token = np.arange(geometry.width)
     column, group = token % geometry.columns, token // geometry.columns
     order = np.lexsort((group, column))
-    lane = 4 * group if _spread(geometry) == "SPLAT" else 0 * group
-    place = 4 * geometry.lanes * column + lane
+    lane = geometry.item * group if _spread(geometry) == "SPLAT" else 0 * group
+    place = geometry.item * geometry.lanes * column + lane
     lanes = np.arange(geometry.lanes)
     window = lanes - lanes % geometry.lane_columns
     pattern = np.minimum(window + np.arange(geometry.lane_columns)[:, None], geometry.lanes - 1)
-    return order, place[order].astype(np.int32), group[order].astype(np.int32), pattern.astype(np.int32)
+    lane_tables = pattern.astype(mask_type(geometry.item))
+    return order, place[order].astype(np.int32), group[order].astype(np.int32), lane_tables
 
 
 def _queries(geometry: Geometry, isa: Isa) -> int:
     """Vectors of queries at a time: as even runs as registers and the buffer of scores allow."""
     most = _MOST_QUERIES.get(isa.registers, 3)
-    most = max(1, min(most, _BUFFER_BYTES // (4 * geometry.lanes * geometry.width)))
+    most = max(1, min(most, _BUFFER_BYTES // (geometry.item * geometry.lanes * geometry.width)))
     return -(-geometry.columns // -(-geometry.columns // most))
 
 
@@ -137,7 +144,7 @@ def _bias(node: Attention, geometry: Geometry, order: NDArray[np.int64], file: W
             found[key] = len(tables)
             tables.append(np.ascontiguousarray(lines, np.float32))
         kinds.append(found[key])
-    bias, kind = file.add(np.stack(tables)), file.add(np.array(kinds, np.int32))
-    per_head = keys * geometry.columns * geometry.lanes * 4
+    bias, kind = file.add_reals(np.stack(tables)), file.add(np.array(kinds, np.int32))
+    per_head = keys * geometry.columns * geometry.lanes * geometry.item
     place = f"array<char>(weights, {bias}) + {array('int32_t', kind)}[row] * {heads * per_head}L"
     return place if heads == 1 else f"{place} + head * {per_head}L"

@@ -10,6 +10,8 @@ channels, a position is a pixel, and the halo holds the fill value alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ class Geometry(msgspec.Struct, frozen=True):
 
     ``height`` and ``width`` are the picture's; ``rows`` and ``columns`` the distance between sub-images, at least a
     sub-image's size. Lane ``(i * lane_rows + r) * lane_columns + c`` is sub-image ``(r, c)`` of picture ``i``.
-    With ``lane_channels`` above 1 the lanes are that many channels of one pixel instead.
+    With ``lane_channels`` above 1 the lanes are that many channels of one pixel instead. A number takes ``item`` bytes.
     """
 
     lanes: int
@@ -37,6 +39,7 @@ class Geometry(msgspec.Struct, frozen=True):
     height: int
     width: int
     lane_channels: int = 1
+    item: int = 4
 
     def pixels(
         self, row: int | NDArray[np.int64], column: int | NDArray[np.int64]
@@ -87,7 +90,7 @@ class Placement(msgspec.Struct, frozen=True):
     @property
     def vector(self) -> int:
         """Bytes of a vector."""
-        return 4 * self.geometry.lanes
+        return self.geometry.item * self.geometry.lanes
 
     @property
     def height(self) -> int:
@@ -118,16 +121,17 @@ class Placement(msgspec.Struct, frozen=True):
         """Bytes from the tensor's start to the vector at a sub-image position (negative ones lie in the halo)."""
         return (row + self.halo[0]) * self.row_stride + (column + self.halo[1]) * self.vector
 
-    def edges(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def edges(self) -> tuple[NDArray[np.void], NDArray[np.int32]]:
         """The vectors that must be rewritten after the sub-images: halo, and positions partly outside the picture.
 
         Returns:
-            ``(edges, start)``: per edge ``2 + 2 * lanes`` words (source and target in bytes, lane, inside mask),
-            sorted by source row; ``start[h]`` is the first edge whose source is row ``h`` (``rows + 1`` values).
+            ``(edges, start)``: per edge source and target in bytes, and each lane's source lane and inside mask (which
+            have as many bits as a number), sorted by source row; ``start[h]`` is the first edge whose source is row
+            ``h`` (``rows + 1`` values).
         """
         geometry = self.geometry
         top, left, bottom, right = self.halo
-        found: list[tuple[int, NDArray[np.int32]]] = []
+        found: list[tuple[int, tuple[object, ...]]] = []
         for row in range(-top, geometry.rows + bottom):
             for column in range(-left, geometry.columns + right):
                 edge = self._edge(row, column)
@@ -136,10 +140,10 @@ class Placement(msgspec.Struct, frozen=True):
         found.sort(key=lambda pair: pair[0])
         source_rows = np.array([row for row, _ in found], np.int64)
         start = np.searchsorted(source_rows, np.arange(geometry.rows + 1)).astype(np.int32)
-        words = [edge for _, edge in found] or [np.zeros(2 + 2 * geometry.lanes, np.int32)]
-        return np.stack(words), start
+        kind = edge_type(geometry)
+        return (np.array([edge for _, edge in found], kind) if found else np.zeros(1, kind)), start
 
-    def _edge(self, row: int, column: int) -> tuple[int, NDArray[np.int32]] | None:
+    def _edge(self, row: int, column: int) -> tuple[int, tuple[object, ...]] | None:
         geometry = self.geometry
         image, y, x = geometry.pixels(row, column)
         within = 0 <= row < geometry.rows and 0 <= column < geometry.columns
@@ -152,26 +156,34 @@ class Placement(msgspec.Struct, frozen=True):
         source = (row % geometry.rows, column % geometry.columns)
         lane = np.arange(geometry.lanes)
         lane = np.where(image >= 0, geometry.lane(image, y, x), lane)
-        words = np.concatenate(
-            ([self.offset(*source), self.offset(row, column)], lane, np.where(image >= 0, -1, 0))
-        ).astype(np.int32)
-        return source[0], words
+        return source[0], (self.offset(*source), self.offset(row, column), lane, np.where(image >= 0, -1, 0))
 
 
-def candidates(shape: Shape, lanes: int, images: int) -> list[Geometry]:
+def edge_type(geometry: Geometry) -> np.dtype[np.void]:
+    """``Edge`` of ``move.h``."""
+    numbers = (mask_type(geometry.item), geometry.lanes)
+    return np.dtype([("source", "<i4"), ("target", "<i4"), ("lane", *numbers), ("inside", *numbers)])
+
+
+def mask_type(item: int) -> np.dtype[np.signedinteger[Any]]:
+    """The integers of a vector whose numbers take ``item`` bytes."""
+    return np.dtype(f"<i{item}")
+
+
+def candidates(shape: Shape, lanes: int, images: int, item: int = 4) -> list[Geometry]:
     """Every way to cut a picture into sub-images, fewest vectors first; then squarer, for smaller halos."""
     _, height, width = shape
     found = [
-        Geometry(lanes, images, down, across, -(-height // down), -(-width // across), height, width)
+        Geometry(lanes, images, down, across, -(-height // down), -(-width // across), height, width, item=item)
         for down in range(1, min(lanes // images, height) + 1)
         for across in range(1, min(lanes // images // down, width) + 1)
     ]
     return sorted(found, key=lambda g: (g.rows * g.columns, g.rows + g.columns, g.rows))
 
 
-def channel_geometry(size: tuple[int, int], lanes: int) -> Geometry:
-    """Channels in the lanes; with one lane, plain rows of floats."""
-    return Geometry(lanes, 1, 1, 1, *size, *size, lane_channels=lanes)
+def channel_geometry(size: tuple[int, int], lanes: int, item: int = 4) -> Geometry:
+    """Channels in the lanes; with one lane, plain rows of numbers."""
+    return Geometry(lanes, 1, 1, 1, *size, *size, lane_channels=lanes, item=item)
 
 
 def placed(geometry: Geometry, channels: int, fill: float = 0.0) -> Placement:
@@ -180,7 +192,7 @@ def placed(geometry: Geometry, channels: int, fill: float = 0.0) -> Placement:
 
 
 def gather_table(source: Placement | Shape, target: Placement, step: tuple[int, int]) -> NDArray[np.int32]:
-    """Where each lane of a tensor comes from: float offset inside the source's channel, -1 where there is no pixel.
+    """Where each lane of a tensor comes from: offset in numbers inside the source's channel, -1 where no pixel is.
 
     Args:
         source: a tensor in this layout, or the ``(C, H, W)`` of a plain ``N C H W`` array.
@@ -192,7 +204,7 @@ def gather_table(source: Placement | Shape, target: Placement, step: tuple[int, 
     """
     image, y, x = target.geometry.grid(target.halo)
     channel = np.arange(target.geometry.lanes) % target.geometry.lane_channels
-    offset = float_offset(source, image, y * step[0], x * step[1])
+    offset = number_offset(source, image, y * step[0], x * step[1])
     if isinstance(source, Placement):
         return np.where(image >= 0, offset + channel, -1).astype(np.int32)
     channels, height, width = source
@@ -200,13 +212,38 @@ def gather_table(source: Placement | Shape, target: Placement, step: tuple[int, 
     return np.where(inside, offset + channel * height * width, -1).astype(np.int32)
 
 
+def blend_table(table: NDArray[np.int32], geometry: Geometry) -> tuple[NDArray[np.void], NDArray[np.int32]]:
+    """A gather between two tensors of whole vectors, as what each target vector takes from each source vector.
+
+    Args:
+        table: of ``gather_table``.
+        geometry: of either tensor; both have its lanes.
+
+    Returns:
+        ``Blend`` of ``move.h``, and where each target vector's begin: ``rows * width + 1`` values.
+    """
+    lanes, numbers = geometry.lanes, (mask_type(geometry.item), geometry.lanes)
+    offsets = table.reshape(-1, lanes)
+    vectors = np.where(offsets >= 0, offsets // lanes, -1)
+    found, start = [], [0]
+    for own, offset in zip(vectors, offsets, strict=True):
+        sources = [int(vector) for vector in np.unique(own) if vector >= 0]
+        found += [
+            (vector * lanes * geometry.item, np.where(own == vector, offset % lanes, 0), np.where(own == vector, -1, 0))
+            for vector in sources
+        ]
+        start.append(len(found))
+    kind = np.dtype([("source", "<i4"), ("lane", *numbers), ("inside", *numbers)])
+    return np.array(found, kind), np.array(start, np.int32)
+
+
 def scatter_table(source: Placement) -> NDArray[np.int32]:
-    """Float offset inside a channel (or a vector of channels) of each pixel: ``(images, height * width)``."""
+    """Offset in numbers inside a channel (or a vector of channels) of each pixel: ``(images, height * width)``."""
     geometry = source.geometry
     image, y, x = np.meshgrid(
         np.arange(geometry.images), np.arange(geometry.height), np.arange(geometry.width), indexing="ij"
     )
-    return float_offset(source, image, y, x).reshape(geometry.images, -1).astype(np.int32)
+    return number_offset(source, image, y, x).reshape(geometry.images, -1).astype(np.int32)
 
 
 def some_pixels(geometry: Geometry) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -219,22 +256,21 @@ def some_pixels(geometry: Geometry) -> tuple[NDArray[np.int64], NDArray[np.int64
     return np.broadcast_to(image, y.shape), y.clip(0, geometry.height - 1), x.clip(0, geometry.width - 1)
 
 
-def inside_masks(placement: Placement) -> NDArray[np.int32]:
+def inside_masks(placement: Placement) -> NDArray[np.signedinteger[Any]]:
     """``(rows * columns, lanes)``: -1 where a lane holds a pixel, else 0."""
     geometry = placement.geometry
     image, _, _ = geometry.grid()
-    return np.where(image >= 0, -1, 0).reshape(-1, geometry.lanes).astype(np.int32)
+    return np.where(image >= 0, -1, 0).reshape(-1, geometry.lanes).astype(mask_type(geometry.item))
 
 
-def float_offset(
+def number_offset(
     source: Placement | Shape, image: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Float offset of pixels inside a channel of a tensor, or of a plain array whose pictures lie one after another."""
+    """Offset in numbers of pixels in a channel of a tensor, or of a plain array of one picture after another."""
     if not isinstance(source, Placement):
         channels, height, width = source
         return image * channels * height * width + y * width + x
     geometry = source.geometry
     row, column = y % geometry.rows, x % geometry.columns
-    return (
-        source.offset(0, 0) // 4 + (row * source.row_stride + column * source.vector) // 4 + geometry.lane(image, y, x)
-    )
+    start = source.offset(0, 0) + row * source.row_stride + column * source.vector
+    return start // geometry.item + geometry.lane(image, y, x)

@@ -1,4 +1,9 @@
-"""Instruction sets the generator writes for: lanes of a vector, registers, compiler flags, CPU flags to demand."""
+"""Instruction sets the generator writes for: lanes of a vector, registers, compiler flags, CPU flags to demand.
+
+Half precision needs a processor that computes in it: with AVX-512 FP16 (Intel from Sapphire Rapids on), or ARM v8.2
+with its option. One that merely converts (AVX2) would gain nothing. Nor would bfloat16: a sum of two products takes as
+long as two multiply-adds of float32 (LOG.md).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import platform
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from runtime.errors import UserError
 from runtime.machine import cpu_flags
@@ -15,6 +21,7 @@ class Isa(msgspec.Struct, frozen=True):
     """One instruction set. ``cpu_flags`` are the kernel's names for what the code needs when it is loaded.
 
     ``machine`` is the processor's name as ``uname -m`` gives it; empty means that of the machine that compiles.
+    ``lanes`` count numbers of ``dtype``, in which everything is computed.
     """
 
     name: str
@@ -23,6 +30,12 @@ class Isa(msgspec.Struct, frozen=True):
     registers: int
     compiler_flags: tuple[str, ...]
     cpu_flags: tuple[str, ...]
+    dtype: str = "float32"
+
+    @property
+    def item(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(self.dtype).itemsize
 
     @property
     def foreign(self) -> bool:
@@ -55,13 +68,41 @@ ISAS: dict[str, Isa] = {
 }
 
 
-def isa_for(name: str) -> Isa:
-    """The instruction set by name; ``native`` is the widest one that this machine runs."""
-    if name == "native":
-        return next(isa for isa in ISAS.values() if isa.runnable)
-    if name not in ISAS:
+HALVES: dict[str, Isa] = {
+    isa.name: isa
+    for isa in (
+        Isa(
+            "avx512",
+            "x86_64",
+            32,
+            32,
+            ("-march=x86-64-v4", "-mavx512fp16", "-mprefer-vector-width=512"),
+            (*ISAS["avx512"].cpu_flags, "avx512_fp16"),
+            "float16",
+        ),
+        Isa("aarch64", "aarch64", 8, 32, ("-march=armv8.2-a+fp16",), ("asimd", "asimdhp", "fphp"), "float16"),
+    )
+}
+"""The instruction sets that compute in half precision, by the same names."""
+
+
+def isa_for(name: str, dtype: str = "float32") -> Isa:
+    """The instruction set by name; ``native`` is the widest one that this machine runs.
+
+    Raises:
+        UserError: there is no such instruction set, or it does not compute in ``dtype``.
+    """
+    known = HALVES if dtype == "float16" else ISAS
+    if name != "native" and name not in ISAS:
         raise UserError(f"unknown instruction set {name!r}; choose one of native, {', '.join(ISAS)}")
-    return ISAS[name]
+    found = next((isa for isa in known.values() if isa.runnable), None) if name == "native" else known.get(name)
+    if found is None:
+        what = "this processor" if name == "native" else name
+        raise UserError(
+            f"{what} does not compute in {dtype}, which needs AVX-512 FP16 (avx512_fp16) or ARM's (asimdhp); "
+            f"leave --dtype out for float32"
+        )
+    return found
 
 
 def cache_bytes(level: int, isa: Isa | None = None) -> int:

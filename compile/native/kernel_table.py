@@ -59,9 +59,9 @@ class Kernel(msgspec.Struct, frozen=True):
         return f"{self.type}<S>{{{members}\n      work}}"
 
 
-_DENSE = (("Run", "runs"), ("Chunk", "sections"), ("float", "matrix"))
+_DENSE = (("Run", "runs"), ("Chunk", "sections"), ("real", "matrix"))
 _DENSE_BLOCKS = (9, 8, 6, 5, 4, 3, 2, 1)
-_STREAM = (("Segment", "segments"), ("Row", "rows"), ("float", "weights"), ("Offset<S>", "offsets"))
+_STREAM = (("Segment", "segments"), ("Row", "rows"), ("real", "weights"), ("Offset<S>", "offsets"))
 
 
 def _dense_registers(vectors: int, block: int) -> int:
@@ -90,7 +90,7 @@ KERNELS: dict[str, Kernel] = {
             arrays=(
                 ("Segment", "segments"),
                 ("Pair", "pairs"),
-                ("float", "weights"),
+                ("real", "weights"),
                 ("Offset<S>", "offsets"),
                 ("int32_t", "offset_starts"),
             ),

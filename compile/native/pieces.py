@@ -50,6 +50,11 @@ def struct(name: str, constants: dict[str, str], comment: str = "") -> str:
     return (f"// {comment}\n" if comment else "") + f"struct {name} {{\n{body}}};"
 
 
+def vector_macros(lanes: int, item: int) -> list[str]:
+    """What ``vector.h`` must know before it is read."""
+    return [f"#define ST3_LANES {lanes}", *(["#define ST3_HALF"] if item == 2 else [])]
+
+
 def array(kind: str, number: int | str) -> str:
     """C++ pointer to an array of the weight file."""
     return f"array<{kind}>(weights, {number})"

@@ -125,7 +125,7 @@ class _Planner:
         if window.geometry.lane_channels > 1:
             if node.input == self.graph.input and isinstance(node, Conv) and node.groups == 1:
                 # its kernel broadcasts single floats, wherever they lie; three channels would leave most lanes empty
-                window = msgspec.structs.replace(window, geometry=channel_geometry(size, 1))
+                window = msgspec.structs.replace(window, geometry=channel_geometry(size, 1, window.geometry.item))
             return self.bring(node.input, window), window
         small = subsampled_window(node, self.geometry(node.output))
         shared = (node.input, window.geometry, window.fill, window.step) in self.gathered

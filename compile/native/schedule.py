@@ -177,7 +177,7 @@ def _cost(
     # between chunks the sums of a large result wait beyond the second cache
     waiting = vectors * _FAR_SUM_CYCLES if plan.tensors[conv.output].size > caches[1] else 0.0
     sums = outputs * (chunks * per_row + (chunks - 1) * waiting)
-    fill = chunks * footprint / 32 + (kept * 8 / block) / 16
+    fill = chunks * footprint / 32 + (kept * 2 * geometry.item / block) / 16
     cycles = tiles * (steps * per_tap + sums + fill)
     groups = max(1, min(_GROUPS, outputs // group))
     return Schedule(form, reason, rows, columns, Cut(chunk, groups, block), cycles)

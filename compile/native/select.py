@@ -20,7 +20,7 @@ _NEAR = 0.4  # of the L2 cache that inputs may fill
 _GATHER = 20.0
 _EDGE = 6.0
 _L2, _L3, _MEMORY = 1 / 48, 1 / 12, 1 / 4  # per byte moved; the last-level cache is shared, a core has a few L2s of it
-_WEIGHT_BYTES = 6
+_OFFSET_BYTES = 2
 _ALTERNATIVES = 4
 
 
@@ -40,7 +40,7 @@ def choose_plan(graph: Graph, batch_size: int, isa: Isa, l2: int) -> Plan:
 def pixel_plan(graph: Graph, batch_size: int, images: int, isa: Isa, l2: int) -> Plan:
     """The cheapest plan found with pixels of ``images`` pictures in the lanes."""
     sizes = {shape[1:]: shape for shape in (graph.shapes[name] for name in _values(graph))}
-    options = {size: candidates(shape, isa.lanes, images)[:_ALTERNATIVES] for size, shape in sizes.items()}
+    options = {size: candidates(shape, isa.lanes, images, isa.item)[:_ALTERNATIVES] for size, shape in sizes.items()}
     chosen: dict[tuple[int, int], Geometry] = {size: found[0] for size, found in options.items()}
     best = make_plan(graph, chosen, batch_size)
     kept = _nonzeros(graph)
@@ -82,15 +82,15 @@ def cost(plan: Plan, kept: dict[str, int], l2: int) -> float:
 
 def _conv_cost(conv: Conv, source: Placement, target: Placement, nonzeros: int, l2: int) -> float:
     """Multiply-adds, and weights: a large network's are gone from the cache when the next pictures come."""
-    positions = target.geometry.rows * target.geometry.columns
+    positions, item = target.geometry.rows * target.geometry.columns, target.geometry.item
     if target.geometry.lane_channels > 1:
         inputs = int(conv.weight[0].size)
         return (_CHANNEL_FMA * positions + _L3 * target.vector) * target.channels * inputs
-    sparse = (_FMA * positions + _L3 * _WEIGHT_BYTES) * nonzeros
+    sparse = (_FMA * positions + _L3 * (item + _OFFSET_BYTES)) * nonzeros
     if conv.groups > 1:
         return sparse
     waits = int(source.size / (_NEAR * l2)) * positions * target.channels
-    return min(sparse, (_DENSE_FMA * positions + _L3 * 4) * conv.weight.size + _WAIT * waits)
+    return min(sparse, (_DENSE_FMA * positions + _L3 * item) * conv.weight.size + _WAIT * waits)
 
 
 def _nonzeros(graph: Graph) -> dict[str, int]:

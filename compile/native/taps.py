@@ -11,7 +11,7 @@ class Taps(msgspec.Struct, frozen=True):
     """Strides in bytes from the first tap of an output position, each a multiple of ``vector``.
 
     ``channels`` are those of the whole input; ``lanes`` of them lie side by side in a vector, and ``channel_stride`` is
-    the distance of such vectors.
+    the distance of such vectors. A number takes ``item`` bytes.
     """
 
     channels: int
@@ -21,6 +21,7 @@ class Taps(msgspec.Struct, frozen=True):
     column_stride: int
     vector: int
     lanes: int = 1
+    item: int = 4
 
     def input_channel(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """``(N, C/groups, R, S)``: the input channel that each weight multiplies."""
@@ -34,7 +35,7 @@ class Taps(msgspec.Struct, frozen=True):
         rows = np.arange(shape[2])[:, None] * self.row_stride
         columns = np.arange(shape[3])[None, :] * self.column_stride
         channel = self.input_channel(shape)
-        place = channel // self.lanes * self.channel_stride + channel % self.lanes * 4
+        place = channel // self.lanes * self.channel_stride + channel % self.lanes * self.item
         return place + (rows + columns)[None, None]
 
     def reach(self, shape: tuple[int, ...]) -> int:

@@ -75,4 +75,5 @@ def _build(sources: Sequence[Path], result: Path, isa: Isa, flags: tuple[str, ..
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[-1:]
         first = lines[0] if lines else f"exit status {done.returncode}"
-        raise UserError(f"{command[0]} could not compile {sources[0]}: {first}; it must be g++ 11 or newer")
+        needed = 11 if isa.dtype == "float32" else 12
+        raise UserError(f"{command[0]} could not compile {sources[0]}: {first}; it must be g++ {needed} or newer")

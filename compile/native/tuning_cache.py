@@ -78,7 +78,7 @@ def key(plan: Plan, step: Compute, isa: Isa, threads: int) -> str:
     nonzeros = int(np.count_nonzero(conv.weight))
     facts = (
         _machine(),
-        isa.name,
+        (isa.name, isa.dtype),
         threads,
         plan.images,
         (conv.weight.shape, conv.groups, conv.activation, conv.factor is not None),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.format import Cut, find_format
+from compile.half import as_half
 from compile.native.taps import Taps
 from runtime.abi import WEIGHT_MAGIC
 
@@ -52,16 +53,31 @@ class WeightFile:
     """Collects arrays; ``add`` returns the number under which the generated code finds one.
 
     The code knows numbers, not offsets, so that one library can run weights that were packed in different ways.
+    ``dtype`` is what the network computes in.
     """
 
-    def __init__(self, packs: Packs) -> None:
+    def __init__(self, packs: Packs, dtype: str = "float32") -> None:
         self.packs = packs
+        self._dtype = dtype
         self._makers: list[Callable[[], Sequence[NDArray[Any]]]] = []
         self._count = 0
 
     def add(self, array: NDArray[Any]) -> int:
         """Append an array, which will lie at a multiple of 64 bytes; its number in the file's directory."""
         return self.add_later(1, lambda: (array,))
+
+    def reals(self, array: NDArray[np.float32]) -> NDArray[Any]:
+        """The nearest numbers of the network's dtype; raises ``UserError`` where one is beyond its largest."""
+        if self._dtype == "float32":
+            return array
+        infinite = np.isinf(array)  # a mask's, not too large a number
+        half = as_half(np.where(infinite, 0.0, array).astype(np.float32))
+        half[infinite] = array[infinite]
+        return half
+
+    def add_reals(self, array: NDArray[np.float32]) -> int:
+        """Append what is computed with, in the network's dtype."""
+        return self.add_later(1, lambda: (self.reals(array),))
 
     def add_later(self, count: int, make: Callable[[], Sequence[NDArray[Any]]]) -> int:
         """Append arrays that are made when they are needed, since packing takes long; the number of the first."""

@@ -12,12 +12,12 @@ import torch
 from onnx import ModelProto
 
 from compile.backend import Built, LayerFacts
+from compile.half import underflows
 from compile.layers import Layer
 from compile.network import Network
 from compile.tensorrt.build_log import read_log
 from compile.tensorrt.builder import BuiltPlan
 from compile.tensorrt.engine_layers import read_inspection
-from compile.tensorrt.half import underflows
 from compile.tensorrt.two_of_four import check_weights
 from compile.tensorrt.verdict import Verdict, judge, summary
 from runtime.artifact import DeviceProof, Requirements

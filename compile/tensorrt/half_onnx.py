@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from compile.graph import AdaptivePool, Concat, Conv, Elementwise, Graph, LayerNorm, Mean, Pool, Resize, refuse_others
+from compile.half import as_half
 from compile.tensorrt import windows
-from compile.tensorrt.half import as_half
 
 OPSET = 20  # the first with Gelu; TensorRT 10 and 11 read it
 _IR_VERSION = 10

@@ -16,8 +16,8 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map
 
 from compile.export_onnx import export_onnx
+from compile.half import LARGEST
 from compile.passes.order_hidden import order_hidden
-from compile.tensorrt.half import LARGEST
 from runtime.errors import UserError
 from st3.layers import layer_name
 

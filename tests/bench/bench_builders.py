@@ -183,7 +183,7 @@ def record(digest: str, method: str, sparsity: float, backend: str, **more: obje
         name=digest,
         backend=backend,
         engine=backend,
-        target=Target(device="cpu", architecture="avx512", dtype="float32", batch_size=batch_size, threads=1),
+        target=Target("cpu", "avx512", str(more.get("dtype", "float32")), batch_size, threads=1),
         lineage=lineage(method, sparsity, pattern),
         layers=(entry,),
         size_bytes=1_200_000,

@@ -14,10 +14,16 @@ from support import write_checkpoint
 
 import bench.cpu.command as command
 import bench.cpu.plan as planning
+import bench.cpu.yardsticks as yardsticks
 from bench.cpu.alone import run_alone
 from bench.cpu.command import compile_times, main, refuse_wrong_answers
-from bench.measurement import Measurements
+from bench.cpu.logits import LIMITS, compare
+from bench.environment import describe_machine
+from bench.machine.precision import precisions_of
+from bench.measure.process import ProcessWorker
+from bench.measurement import Measurements, Settings
 from bench.measurement_file import read_measurements
+from bench.naming import engine_label
 from compile.lower import lower
 from runtime.data import write_evaluation_set
 from runtime.errors import UserError
@@ -25,6 +31,8 @@ from st3.checkpoint import load_checkpoint
 
 CONDITIONS = ((1, 1), (4, 1))
 KEYS = ["weights", "batch_size", "threads", "engine", "latency_ms_p50", "latency_ms_p90", "ratio_to_onnxruntime"]
+KEYS += ["dtype", "ratio_to_dense"]
+HERE = precisions_of(describe_machine().cpu_flags)
 
 
 @pytest.fixture(scope="module")
@@ -83,28 +91,36 @@ def session(finished: Result, folder: Path) -> Measurements:
 def test_rows_have_exactly_their_keys(finished: Result, folder: Path) -> None:
     rows = json.loads((folder / "rows.json").read_text())
     assert all(list(row) == KEYS for row in rows)
-    assert [(r["weights"], r["engine"], r["batch_size"], r["threads"]) for r in rows] == [
-        ("dense", "onnxruntime", 1, 1),
-        ("st3_90", "native", 1, 1),
-        ("st3_90", "onnxruntime", 1, 1),  # the proof that it gains nothing from zeros, in the first condition alone
-        ("dense", "onnxruntime", 4, 1),
-        ("st3_90", "native", 4, 1),
+    assert [(r["weights"], r["engine"], r["dtype"], r["batch_size"], r["threads"]) for r in rows] == [
+        ("dense", "onnxruntime", "float32", 1, 1),
+        ("st3_90", "native", "float32", 1, 1),
+        ("st3_90", "onnxruntime", "float32", 1, 1),  # the proof that it gains nothing from zeros, once
+        ("dense", "onnxruntime", "int8", 1, 1),
+        ("dense", "onnxruntime", "float32", 4, 1),
+        ("st3_90", "native", "float32", 4, 1),
+        ("dense", "onnxruntime", "int8", 4, 1),
     ]
     for row in rows:
         assert 0 < row["latency_ms_p50"] <= row["latency_ms_p90"]
         assert row["ratio_to_onnxruntime"] > 0
+        assert set(row["ratio_to_dense"]) == {"float32", "int8"}
         if (row["weights"], row["engine"]) == ("dense", "onnxruntime"):
-            assert row["ratio_to_onnxruntime"] == 1
+            assert row["ratio_to_dense"][row["dtype"]] == 1
+            assert (row["ratio_to_onnxruntime"] == 1) == (row["dtype"] == "float32")
 
 
 def test_the_raw_record_says_all_that_was_measured(session: Measurements) -> None:
-    names = {record.digest: f"{record.name} {record.engine}" for record in session.artifacts}
+    names = {
+        record.digest: f"{record.name} {engine_label(record.engine, record.target.dtype)}"
+        for record in session.artifacts
+    }
     found = {(names[m.artifact], m.metric, m.batch_size): m for m in session.measurements if not m.control}
     native = "st3_90/native-b1-4 native"
     assert found[native, "compile_time", 4].samples == ((12.3,),)
     assert found[native, "logits", 1].samples[0][0] < 1e-5
     assert found[native, "logits", 4].samples[0][0] < 1e-5
     assert found["dense/onnxruntime-b1 onnxruntime", "logits", 1].samples == ((0.0,),)
+    assert 1e-4 < found["dense/onnxruntime-b1-int8 onnxruntime int8", "logits", 1].samples[0][0] < LIMITS["int8"]
     assert 2e7 < found[native, "memory_alone", 4].samples[0][0] < 1.2e8
     assert [len(turn) > 0 for turn in found[native, "latency", 1].samples] == [True] * 3
     assert {(p.operand, p.threads) for p in session.peaks} == {("registers", 1), ("L1", 1), ("L2", 1)}
@@ -117,8 +133,9 @@ def test_the_raw_record_says_all_that_was_measured(session: Measurements) -> Non
 
 
 def test_openvino_that_is_missing_is_said_in_one_clear_line(finished: Result, session: Measurements) -> None:
-    line = "not measured: dense with openvino: openvino is not installed: pip install openvino"
-    assert finished.stdout.count(line) == 1
+    for label in ("openvino", "openvino int8+bfloat16" if "bfloat16" in HERE else "openvino int8"):
+        line = f"not measured: dense with {label}: openvino is not installed: pip install openvino"
+        assert finished.stdout.count(line) == 1
     assert any(record.engine == "openvino" for record in session.artifacts)
 
 
@@ -133,6 +150,52 @@ def test_the_tables_show_every_engine_and_step(finished: Result) -> None:
     for line in ("dense    onnxruntime", "dense    openvino", "st3_90   native", "st3_90   onnxruntime"):
         assert line in engines
     assert "12 s" in engines
+    assert "dense    onnxruntime int8" in engines
+    assert "the fastest other engine with the dense weights in each precision" in engines
+    assert "are lower precisions than float32" in engines
+
+
+def test_a_processor_without_bfloat16_is_said_and_a_quantised_file_is_made_once(
+    folder: Path, finished: Result, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = msgspec.structs.replace(describe_machine(), cpu_flags=("avx2",))
+    monkeypatch.setattr(yardsticks, "describe_machine", lambda: machine)
+    made = {path: path.stat().st_mtime_ns for path in (folder / "artifacts/dense").glob("onnxruntime-b*-int8-*.onnx")}
+    assert len(made) == 2
+    plan, _ = planning.plan_cpu(folder / "artifacts", folder / "evaluation", Settings())
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert "quantising" not in capsys.readouterr().err
+    # of another artifact of that name
+    first = min(made)
+    first.rename(older := first.with_name("onnxruntime-b1-int8-000000000000.onnx"))
+    planning.plan_cpu(folder / "artifacts", folder / "evaluation", Settings())
+    assert (first.exists(), older.exists()) == (True, False)
+    assert {(e.record.engine, e.record.target.dtype) for e in plan.entries if e.record.name.startswith("dense")} == {
+        ("onnxruntime", "float32"),
+        ("onnxruntime", "int8"),
+        ("openvino", "float32"),
+        ("openvino", "int8"),
+    }
+    (refusal,) = plan.refusals
+    assert refusal.name == "dense with openvino bfloat16"
+    assert refusal.reason.startswith("this processor has no instructions for it (amx_bf16, ")
+
+
+def test_openvino_is_measured_in_bfloat16_and_int8(folder: Path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    if "bfloat16" not in HERE:
+        pytest.skip("this processor has no instructions for bfloat16")
+    plan, references = planning.plan_cpu(folder / "artifacts", folder / "evaluation", Settings())
+    entries = tuple(e for e in plan.entries if e.record.engine == "openvino" and e.record.target.batch_size == 1)
+    plan = msgspec.structs.replace(plan, conditions=((plan.conditions[0][0], entries),))
+    found = {m.artifact.partition(":")[0]: m for m in compare(plan, references, ProcessWorker, lambda text: None)}
+    assert {name: m.failure for name, m in found.items()} == dict.fromkeys(
+        ("openvino", "openvino-bfloat16", "openvino-int8+bfloat16")
+    )
+    differences = [m.samples[0][0] for m in found.values()]
+    assert differences[0] < 1e-5
+    assert 1e-4 < differences[1] < LIMITS["bfloat16"]
+    assert 1e-4 < differences[2] < LIMITS["int8"]
 
 
 def test_the_runtime_alone_needs_numpy_and_msgspec(folder: Path) -> None:
@@ -163,18 +226,27 @@ def test_seconds_are_those_of_real_compilations(tmp_path: Path) -> None:
         {"artifact": "a/b/u_90/native-b1", "fresh": True, "seconds": 0.1},
     ]
     path.write_text(json.dumps(made))
-    assert compile_times(path) == {"dense/native-b1": 3.5}
-    assert compile_times(None) == {}
+    assert compile_times([path]) == {"dense/native-b1": 3.5}
+    assert compile_times([]) == {}
     for text in ("", "{", '[{"artifact": 1}]', "[1]"):
         path.write_text(text)
         with pytest.raises(UserError, match=r"compiled.json is not what `st3 compile --json` prints"):
-            compile_times(path)
+            compile_times([path])
 
 
 def test_wrong_answers_fail_the_run(session: Measurements) -> None:
-    refuse_wrong_answers(session.measurements)
-    wrong = [
-        msgspec.structs.replace(m, samples=((2e-4,),)) if m.metric == "logits" else m for m in session.measurements
-    ]
-    with pytest.raises(UserError, match=r"logits differ by up to 2.0e-04 of the largest, allowed are 1e-04"):
-        refuse_wrong_answers(wrong)
+    refuse_wrong_answers(session)
+
+    def with_difference(value: float) -> Measurements:
+        wrong = (
+            msgspec.structs.replace(m, samples=((value,),)) if m.metric == "logits" and m.samples else m
+            for m in session.measurements
+        )
+        return msgspec.structs.replace(session, measurements=tuple(wrong))
+
+    # the quantised files may differ by that
+    with pytest.raises(UserError, match=r"^5 artifacts .* by 2.0e-04 of the largest \(allowed are 1e-04\)") as error:
+        refuse_wrong_answers(with_difference(2e-4))
+    assert "int8" not in str(error.value)
+    with pytest.raises(UserError, match=r"onnxruntime int8 by 6.0e-01 of the largest \(allowed are 5e-01\)"):
+        refuse_wrong_answers(with_difference(0.6))

@@ -6,21 +6,25 @@ import msgspec
 import numpy as np
 import pytest
 from bench_builders import build_session, record
+from rich.console import Console
 
 from bench.cpu.logits import relative_difference
-from bench.cpu.plan import as_yardstick, takes_part, weights_of
+from bench.cpu.plan import takes_part, weights_of
 from bench.cpu.rows import make_rows
-from bench.cpu.show import failure_lines
+from bench.cpu.show import engines_table, failure_lines, precisions_table
 from bench.cpu.step_table import gflops_useful, peak_lines
+from bench.cpu.yardsticks import as_openvino
 from bench.machine.peaks import peak_of
 from bench.measure.participant import Entry
 from bench.measure.process import WorkerError
 from bench.measurement import ArtifactRecord, Measurements, Peak, Refusal, Step
+from bench.naming import engine_label
 from runtime.errors import UserError
 
 
-def artifact(weights: str, engine: str) -> ArtifactRecord:
-    made = record(f"{weights}/{engine}-b1", "dense" if weights == "dense" else "st3", 0.9, engine)
+def artifact(weights: str, engine: str, dtype: str = "float32") -> ArtifactRecord:
+    kind = "dense" if weights == "dense" else "st3"
+    made = record(f"{weights}/{engine_label(engine, dtype)}-b1", kind, 0.9, engine, dtype=dtype)
     assert weights_of(made) == weights
     return made
 
@@ -108,7 +112,48 @@ def test_dense_engines_run_the_dense_weights_and_onnx_runtime_the_proof_once() -
     assert parts("dense", "inductor") == [True] * 3
     assert parts("st3_90", "onnxruntime") == [True, False, False]
     assert parts("st3_80", "onnxruntime") == [False] * 3
-    yardstick = as_yardstick(Entry("folder", DENSE))
+    yardstick = as_openvino(Entry("folder", DENSE))
     assert (yardstick.folder, yardstick.record.engine) == ("folder", "openvino")
     assert yardstick.record.digest != DENSE.digest
-    assert not takes_part(as_yardstick(Entry("", artifact("st3_90", "onnxruntime"))), 1, 1)
+    assert not takes_part(as_openvino(Entry("", artifact("st3_90", "onnxruntime"))), 1, 1)
+
+
+def several_precisions() -> Measurements:
+    """Native in two precisions; OpenVINO is faster than ONNX Runtime, and faster still in bfloat16 and in int8."""
+    timed = [
+        (artifact("dense", "onnxruntime", "int8"), 6.0),
+        (DENSE, 12.0),
+        (SPARSE, 3.0),
+        (artifact("st3_90", "native", "float16"), 2.0),
+        (artifact("dense", "openvino"), 10.0),
+        (artifact("dense", "openvino", "bfloat16"), 4.0),
+        (artifact("dense", "openvino", "int8+bfloat16"), 1.0),
+    ]
+    return build_session([made for made, _ in timed], {made.digest: [[ms]] * 3 for made, ms in timed}, {})
+
+
+def test_native_is_held_against_the_fastest_dense_engine_of_each_precision() -> None:
+    rows = {(row.weights, row.engine, row.dtype): row for row in make_rows(several_precisions())}
+    assert len(rows) == 7
+    sparse, half = rows["st3_90", "native", "float32"], rows["st3_90", "native", "float16"]
+    assert sparse.ratio_to_dense == pytest.approx({"float32": 10 / 3, "bfloat16": 4 / 3, "int8": 1 / 3})
+    assert half.ratio_to_dense == pytest.approx({"float32": 5, "bfloat16": 2, "int8": 0.5})
+    # ONNX Runtime in float32, whatever else it ran
+    assert (sparse.ratio_to_onnxruntime, half.ratio_to_onnxruntime) == pytest.approx((4, 6))
+
+
+def test_the_tables_tell_precisions_apart() -> None:
+    whole = several_precisions()
+    rows = make_rows(whole)
+    against = precisions_table(rows)
+    assert against is not None
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(engines_table(whole, rows), against)
+    lines = [" ".join(line.split()) for line in capture.get().splitlines()]
+    for start in ("dense onnxruntime int8 ", "dense openvino bfloat16 ", "dense openvino int8+bfloat16 "):
+        assert [line.startswith(start) for line in lines].count(True) == 1
+    assert "st3_90 native 3.33× 1.33× 0.33×" in lines  # noqa: RUF001
+    assert "st3_90 native float16 5.00× 2.00× 0.50×" in lines  # noqa: RUF001
+    plain = session()
+    assert precisions_table(make_rows(plain)) is None

@@ -74,6 +74,16 @@ def test_the_bound_is_the_longer_of_multiplying_and_moving() -> None:
     assert moved_bytes(entry(), 1) == round(entry().nonzeros * 6 + 4 * 100 * 128)
 
 
+def test_half_precision_has_a_peak_of_its_own_half_the_bytes_and_twice_the_lanes() -> None:
+    speed = msgspec.structs.replace(SPEED, gflops=SPEED.gflops | {"float16-registers": 200.0})
+    whole, half = (bound(entry(), 2, speed, 2**30, dtype) for dtype in ("float32", "float16"))
+    assert half.compute_us == whole.compute_us / 2
+    assert half.bytes == moved_bytes(entry(), 2, "float16") == round(entry().nonzeros * 4 + 2 * 2 * 100 * 128)
+    narrow = native(entry())
+    wide = msgspec.structs.replace(narrow, target=msgspec.structs.replace(CPU, dtype="float16"))
+    assert (narrow.lanes, wide.lanes) == (16, 32)
+
+
 @pytest.mark.parametrize(
     ("case", "first"),
     [

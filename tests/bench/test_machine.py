@@ -11,6 +11,7 @@ from rich.console import Console
 from bench.environment import count_cpus
 from bench.machine import processor, speed
 from bench.machine.peaks import Capacity
+from bench.machine.precision import precisions_of
 from bench.machine.processor import Cache, caches
 from bench.machine.show import processor_table, speed_table
 from bench.machine.speed import Speed, Speeds, thread_counts
@@ -137,3 +138,26 @@ def test_the_speed_table_has_a_line_per_number_of_threads(measured: list[int]) -
     text = shown(speed_table(speed.measure()))
     assert "GFLOP/s, registers" in text
     assert text.count("100.0") == 3
+
+
+def test_precisions_below_float32_are_said_with_what_to_measure(tmp_path: Path) -> None:
+    found = processor.examine(tmp_path)
+
+    def text(*flags: str) -> str:
+        machine = msgspec.structs.replace(found.machine, cpu_flags=flags)
+        changed = msgspec.structs.replace(found, machine=machine, precisions=precisions_of(flags))
+        lines = shown(processor_table(changed)).split("below float32")[1].split("topology")[0]
+        return " ".join(lines.split())
+
+    assert text("avx512f", "amx_bf16", "amx_int8", "avx512_fp16", "avx512_vnni") == (
+        "bfloat16 (amx_bf16), float16 (avx512_fp16), int8 (amx_int8 avx512_vnni): dense networks may be faster in "
+        "these than in float32; measure sparse ones against them, too: st3 bench --baseline "
+        "openvino-bfloat16:FILE.onnx, openvino-float16:FILE.onnx, openvino:INT8.onnx of python -m bench.quantize; "
+        "native computes sparse networks in float16: st3 compile --dtype float16"
+    )
+    assert text("asimd", "asimddp") == (
+        "int8 (asimddp): dense networks may be faster in these than in float32; measure sparse ones against them, "
+        "too: st3 bench --baseline openvino:INT8.onnx of python -m bench.quantize"
+    )
+    assert text("avx2").startswith("no instructions for bfloat16, float16 or int8")
+    assert text() == "unknown"

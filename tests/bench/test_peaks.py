@@ -6,6 +6,7 @@ import shutil
 
 import independent_peak
 import pytest
+from networks import HALF, NO_HALF
 
 from bench.environment import usable_cpus
 from bench.machine.peaks import bandwidth_of, measure_capacity, peak_of
@@ -27,6 +28,17 @@ def test_a_nearer_place_is_not_slower() -> None:
     assert registers > 1.1 * second > 0.2
     assert near > 1.5 * far > 0.2
     assert peak_of(found.peaks, "registers", 2) is None
+    assert {peak.dtype for peak in found.peaks} == {"float32", *(["float16"] if HALF else [])}
+
+
+@pytest.mark.skipif(not HALF, reason=NO_HALF)
+def test_half_precision_makes_more_multiply_adds() -> None:
+    for _ in range(3):  # it is twice as many; others may use this machine meanwhile
+        found = measure_capacity([usable_cpus()[:1]], repetitions=10)
+        half, whole = (peak_of(found.peaks, "registers", 1, dtype) for dtype in ("float16", "float32"))
+        if half > 1.5 * whole:
+            break
+    assert half > 1.2 * whole
 
 
 def test_without_a_compiler_there_is_a_note_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compile.native.arena import place_buffers
-from compile.native.geometry import Geometry, Placement, candidates, gather_table, inside_masks, scatter_table
+from compile.native.geometry import (
+    Geometry,
+    Placement,
+    blend_table,
+    candidates,
+    gather_table,
+    inside_masks,
+    scatter_table,
+)
 from compile.native.steps import Scatter
 
 
@@ -60,11 +68,10 @@ def test_edges_rebuild_the_halo_that_a_gather_makes(placement: Placement) -> Non
     lanes = geometry.lanes
     memory = expected.copy()
     count = start[-1]
-    for target in edges[:count, 1]:  # spoil everything that the edges are to rebuild from inside
-        if target not in edges[:count, 0]:
+    for target in edges["target"][:count]:  # spoil everything that the edges are to rebuild from inside
+        if target not in edges["source"][:count]:
             memory[target // 4 : target // 4 + lanes] = 123.0
-    for source, target, *words in edges[:count].tolist():
-        lane, inside = np.array(words[:lanes]), np.array(words[lanes:])
+    for source, target, lane, inside in edges[:count]:
         value = memory[source // 4 : source // 4 + lanes][lane]
         memory[target // 4 : target // 4 + lanes] = np.where(inside, value, -7.0)
     first = placement.channel_stride // 4
@@ -74,6 +81,39 @@ def test_edges_rebuild_the_halo_that_a_gather_makes(placement: Placement) -> Non
         at = row * placement.row_stride // 4
         a, b = (m[at : at + first].reshape(-1, lanes)[:, used] for m in (memory, expected))
         assert np.array_equal(a, b)
+
+
+@st.composite
+def relayouts(draw: st.DrawFn) -> tuple[Placement, Placement, tuple[int, int]]:
+    """A tensor, and another one that holds every pixel of it or every second."""
+    source = draw(placements())
+    step = draw(st.sampled_from([(1, 1), (2, 2), (1, 2)]))
+    size = tuple(-(-length // stride) for length, stride in zip(source_size(source), step, strict=True))
+    options = candidates((1, *size), source.geometry.lanes, source.geometry.images)
+    halo = tuple(draw(st.integers(0, 2)) for _ in range(4))
+    return source, Placement(draw(st.sampled_from(options)), source.channels, halo), step
+
+
+def source_size(placement: Placement) -> tuple[int, int]:
+    return placement.geometry.height, placement.geometry.width
+
+
+@settings(max_examples=60)
+@given(relayouts())
+def test_blends_move_what_a_gather_moves(case: tuple[Placement, Placement, tuple[int, int]]) -> None:
+    source, target, step = case
+    table = gather_table(source, target, step)
+    memory = np.random.default_rng(0).standard_normal(source.size // 4).astype(np.float32)
+    blends, start = blend_table(table, target.geometry)
+    lanes = target.geometry.lanes
+    for vector, expected in enumerate(table.reshape(-1, lanes)):
+        value = np.full(lanes, -7.0, np.float32)
+        for blend in blends[start[vector] : start[vector + 1]]:
+            assert blend["source"] % (4 * lanes) == 0
+            at = blend["source"] // 4
+            value = np.where(blend["inside"], memory[at : at + lanes][blend["lane"]], value)
+        assert np.array_equal(value, np.where(expected >= 0, memory[expected], -7.0))
+    assert start[-1] == len(blends)
 
 
 def test_candidates_begin_with_the_fewest_vectors() -> None:

@@ -28,6 +28,8 @@ from runtime.steps import StepInfo
 DRIVER = Path(__file__).parent / "driver.cpp"
 GAP = 8192  # bytes between two tensors that lie apart
 
+NATIVE = isa_for("native")
+
 
 class Case(msgspec.Struct, frozen=True):
     """What the driver is given; ``picture`` and ``result`` are the floats of one picture and of its outputs."""
@@ -46,7 +48,7 @@ def write_case(
     module: nn.Module,
     shape: tuple[int, int, int],
     batch_size: int,
-    isa: str = "native",
+    isa: Isa = NATIVE,
     apart: bool = False,
 ) -> Case:
     """Generate a network. ``apart``: no two tensors share memory or touch, and what lies between is told the driver."""
@@ -61,9 +63,11 @@ def write_case(
         steps[:] = source.steps
         return source
 
-    target = Target("cpu", isa_for(isa).name, "float32", batch_size, 1)
+    target = Target("cpu", isa.name, isa.dtype, batch_size, 1)
     nothing = dict.fromkeys(("start", "library"), mock.DEFAULT)
-    with mock.patch.object(native, "emit", emit_apart), mock.patch.multiple(native.Builder, **nothing):
+    # nothing is built, so that nothing can be measured
+    unmeasured = mock.patch.object(native, "_deviations", return_value=())
+    with unmeasured, mock.patch.object(native, "emit", emit_apart), mock.patch.multiple(native.Builder, **nothing):
         native.build(TorchNetwork(export_module(module, shape), shape, batch_size), target, folder, AS_MODELLED)
     inputs = np.random.default_rng(11).standard_normal((batch_size, *shape)).astype(np.float32)
     # one output after another, each of the whole batch
@@ -76,7 +80,7 @@ def write_case(
     source = folder / "source" / place / "all.cpp"
     source.write_text("".join(f'#include "{path}"\n' for path in sorted(source.parent.glob("*.cpp"))))
     sizes = inputs.size // batch_size, expected.size // batch_size
-    return Case(folder, source, isa_for(isa), batch_size, *sizes, tuple(steps))
+    return Case(folder, source, isa, batch_size, *sizes, tuple(steps))
 
 
 def lay_apart(plan: Plan) -> tuple[Plan, list[tuple[int, int]]]:

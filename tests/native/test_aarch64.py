@@ -40,8 +40,10 @@ def tiny_network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(2, 5, 3), nn.ReLU(), sparse, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def emulated(folder: Path, module: nn.Module, shape: tuple[int, int, int], batch_size: int) -> float:
-    case = write_case(folder, module, shape, batch_size, "aarch64")
+def emulated(
+    folder: Path, module: nn.Module, shape: tuple[int, int, int], batch_size: int, dtype: str = "float32"
+) -> float:
+    case = write_case(folder, module, shape, batch_size, isa_for("aarch64", dtype))
     program = build_driver(case, ("-static", "-O1"))
     return run_driver(case, program, (1, 3), [] if NATIVE else ["qemu-aarch64"])
 
@@ -52,12 +54,19 @@ def test_a_network_answers_like_torch(tmp_path: Path) -> None:
     assert emulated(tmp_path, tiny_network(), (2, 11, 9), 5) < 1e-5
 
 
+@needs_compiler
+@needs_emulator
+def test_half_precision_is_within_its_digits(tmp_path: Path) -> None:
+    assert 1e-5 < emulated(tmp_path, tiny_network(), (2, 11, 9), 5, "float16") < 5e-3
+
+
 @pytest.mark.exhaustive
 @needs_compiler
 @needs_emulator
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_a_larger_network_answers_like_torch(tmp_path: Path, batch_size: int) -> None:
-    assert emulated(tmp_path, prune_randomly(small_network(), 0.3), (3, 29, 23), batch_size) < 1e-5
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-5), ("float16", 1e-2)])
+def test_a_larger_network_answers_like_torch(tmp_path: Path, batch_size: int, dtype: str, most: float) -> None:
+    assert emulated(tmp_path, prune_randomly(small_network(), 0.3), (3, 29, 23), batch_size, dtype) < most
 
 
 @needs_compiler
@@ -83,23 +92,25 @@ def instructions(library: Path, objdump: str) -> str:
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("isa", "pattern"),
+    ("isa", "dtype", "pattern"),
     [
         # a multiply and add of four floats, as one instruction, which the baseline of x86-64 has not
-        ("aarch64", r"\tfmla\tv\d+\.4s, v\d+\.4s, v\d+\."),
-        ("portable", r"\tmulps +"),
-        ("avx2", r"\tvfmadd\d+ps .*%ymm"),
-        ("avx512", r"\tvfmadd\d+ps .*%zmm"),
+        ("aarch64", "float32", r"\tfmla\tv\d+\.4s, v\d+\.4s, v\d+\."),
+        ("aarch64", "float16", r"\tfmla\tv\d+\.8h, v\d+\.8h, v\d+\."),
+        ("portable", "float32", r"\tmulps +"),
+        ("avx2", "float32", r"\tvfmadd\d+ps .*%ymm"),
+        ("avx512", "float32", r"\tvfmadd\d+ps .*%zmm"),
+        ("avx512", "float16", r"\tvfmadd\d+ph .*%zmm"),
     ],
 )
-def test_the_compiler_keeps_to_vectors(tmp_path: Path, isa: str, pattern: str) -> None:
+def test_the_compiler_keeps_to_vectors(tmp_path: Path, isa: str, dtype: str, pattern: str) -> None:
     if platform.machine() != "x86_64" or shutil.which("objdump") is None:
         pytest.skip("looks at x86-64's own objdump")
-    case = write_case(tmp_path, tiny_network(), (2, 11, 9), 1, isa)
+    case = write_case(tmp_path, tiny_network(), (2, 11, 9), 1, isa_for(isa, dtype))
     program = build_driver(case, ("-O2", "-c"))
     listing = instructions(program, "aarch64-linux-gnu-objdump" if isa == "aarch64" else "objdump")
     vectors = len(re.findall(pattern, listing))
-    scalars = len(re.findall(r"\t(fmadd\ts|v?mulss |vfmadd\d+ss )", listing))
+    scalars = len(re.findall(r"\t(fmadd\t[sh]|v?mulss |vfmadd\d+s[sh] )", listing))
     assert vectors > 20
     assert scalars < 0.1 * vectors  # a mean's last sum and the like
 

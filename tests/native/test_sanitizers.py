@@ -17,13 +17,14 @@ from families import NETWORKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_case import Case, build_driver, run_driver, why_not, write_case
-from networks import RUNNABLE, EveryOperator, convolutions, small_network
+from networks import EVERY, EveryOperator, convolutions, digits, small_network, title
 from several_outputs import Pyramid
 from support import prune_randomly
 from torch import nn
 from torchvision import models
 
 from compile.format import format_names
+from compile.native.isa import Isa
 
 ADDRESS = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # each of three weakened memory orders in team.h was found with 100 runs; with 3 the one that was tried was not
@@ -42,7 +43,7 @@ def _sanitizers(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def check(case: Case, flags: tuple[str, ...]) -> Case:
-    assert run_driver(case, build_driver(case, flags), THREADS) < 1e-5
+    assert run_driver(case, build_driver(case, flags), THREADS) < digits(case.isa)
     return case
 
 
@@ -77,9 +78,9 @@ def test_several_outputs(tmp_path: Path, flags: tuple[str, ...]) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("isa", EVERY, ids=title)
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_every_instruction_set(tmp_path: Path, isa: str, batch_size: int) -> None:
+def test_every_instruction_set(tmp_path: Path, isa: Isa, batch_size: int) -> None:
     module = prune_randomly(small_network(), 0.1)
     # threads that take turns on few processors make long work of many runs of a large batch
     thread = (*THREAD[:-1], f"-DRUNS={100 // batch_size}")
@@ -88,11 +89,11 @@ def test_every_instruction_set(tmp_path: Path, isa: str, batch_size: int) -> Non
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("isa", EVERY, ids=title)
 @pytest.mark.parametrize(
     ("batch_size", "flags"), [(1, ADDRESS), (3, ADDRESS), (16, ADDRESS), (1, THREAD_SHORT), (3, THREAD_SHORT)]
 )
-def test_every_operator(tmp_path: Path, isa: str, batch_size: int, flags: tuple[str, ...]) -> None:
+def test_every_operator(tmp_path: Path, isa: Isa, batch_size: int, flags: tuple[str, ...]) -> None:
     module = prune_randomly(EveryOperator(), 0.3)
     case = check(write_case(tmp_path, module, (3, 13, 11), batch_size, isa, apart=flags is ADDRESS), flags)
     kernels = {step.kernel for step in case.steps}
@@ -110,10 +111,10 @@ def test_a_small_network_of_a_family(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("isa", EVERY, ids=title)
 @pytest.mark.parametrize(("batch_size", "flags"), [(1, ADDRESS), (3, ADDRESS), (16, ADDRESS), (1, THREAD_SHORT)])
 @pytest.mark.parametrize("name", ["tokens", "windows"])
-def test_attention(tmp_path: Path, name: str, isa: str, batch_size: int, flags: tuple[str, ...]) -> None:
+def test_attention(tmp_path: Path, name: str, isa: Isa, batch_size: int, flags: tuple[str, ...]) -> None:
     torch.manual_seed(0)
     if name == "tokens":
         module: nn.Module = models.VisionTransformer(20, 4, 1, 2, 12, 16, num_classes=5)
@@ -152,8 +153,8 @@ def test_every_format(tmp_path: Path, batch_size: int) -> None:
 
 @pytest.mark.exhaustive
 @settings(max_examples=12)
-@given(convolutions(), st.sampled_from(RUNNABLE))
-def test_any_convolution(case: tuple[nn.Module, tuple[int, int, int], int, float, int], isa: str) -> None:
+@given(convolutions(), st.sampled_from(EVERY))
+def test_any_convolution(case: tuple[nn.Module, tuple[int, int, int], int, float, int], isa: Isa) -> None:
     module, shape, batch_size, density, block = case
     prune_randomly(module, density, block=block)
     with tempfile.TemporaryDirectory() as folder:

@@ -17,10 +17,7 @@ from serve_requests import ROWS, ask, error_of, infer
 from bench.serve.client import infer_request
 from bench.serve.fuzz import fuzz
 from bench.serve.malformed import Reply, exchange
-from bench.serve.scenarios import (
-    figures,
-    get_json,
-)
+from bench.serve.scenarios import figures, get_json
 from bench.serve.server import Server, wait_until
 from runtime.engine import load
 from runtime.serve.models import find

@@ -18,9 +18,9 @@ from torchvision.models import VisionTransformer
 
 from compile.backends.tensorrt import write_model
 from compile.from_checkpoint import TorchNetwork
+from compile.half import as_half, underflows
 from compile.network import Network, Normalisation
 from compile.onnx_network import open_onnx
-from compile.tensorrt.half import as_half, underflows
 from compile.tensorrt.half_program import half_onnx, half_program
 from compile.tensorrt.rehearsal import rehearse
 from runtime.errors import UserError

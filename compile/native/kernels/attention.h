@@ -12,32 +12,39 @@ namespace st3 {
 // window of its own and holds the number already, MIXED where a few lanes share each window.
 enum Spread { SPLAT, ALIGNED, MIXED };
 
-// Where keys lie: `place` is a token's byte offset in a channel's row, of its float (SPLAT) or vector; `lanes` has for each of
+// Where keys lie: `place` is a token's byte offset in a channel's row, of its number (SPLAT) or vector; `lanes` has for each of
 // the lanes of a window (MIXED) which lane each lane takes its number from, and `group` the one of each token.
 struct Keys {
   const int32_t* place;
   const int32_t* group;
-  const int32_t* lanes;
+  const integer* lanes;
 };
 
 template <class Step>
 static inline vec token(const char* row, const Keys& keys, int number) {
   const char* at = row + keys.place[number];
-  if constexpr (Step::SPREAD == SPLAT) return splat(*reinterpret_cast<const float*>(at));
+  if constexpr (Step::SPREAD == SPLAT) return splat(*reinterpret_cast<const real*>(at));
   if constexpr (Step::SPREAD == ALIGNED) return load(at);
   ivec lanes;
   memcpy(&lanes, keys.lanes + keys.group[number] * LANES, sizeof lanes);
   return __builtin_shuffle(load(at), lanes);
 }
 
-static inline vec length(vec square, float least) { return at_least(root(square), least); }
+// 1 / the length of a vector whose square is given, at least `least`.
+static inline vec inverse_length(vec square, float least) {
+  return in_floats(square, [=](fvec x) { return 1.0f / at_least(root(x), all(least)); });
+}
+
+// No result of exp below what counts: with numbers below the normal ones processors take a hundred times as long. Those
+// of half precision end so early that they are needed, and are no slower.
+constexpr float LOWEST_EXPONENT = sizeof(real) == 2 ? -17.0f : -87.0f;
 
 // One head of one row: where its queries, keys, values and results begin, what its scores are multiplied with, and what is
 // added to them, [key][column] vectors, or null.
 struct Head {
   const char *query, *key, *value;
   char* output;
-  float scale;
+  real scale;
   const char* bias;
 };
 
@@ -62,7 +69,7 @@ static inline void score(const Head& head, const Keys& keys, const char* query, 
 #pragma GCC unroll 16
   for (int k = 0; k < K; k++) {
     vec factor = splat(head.scale);
-    if constexpr (Step::COSINE) factor /= length(size[k], Step::EPSILON);
+    if constexpr (Step::COSINE) factor *= inverse_length(size[k], Step::EPSILON);
 #pragma GCC unroll 8
     for (int i = 0; i < Q; i++) {
       vec value = sum[k][i] * (Step::COSINE ? factor * inverse[i] : factor);
@@ -106,14 +113,14 @@ template <class Step, int Q>
   alignas(64) char weights[static_cast<long>(Step::TOKENS) * Q * VECTOR];
   const char* query = head.query + column * VECTOR;
   vec most[Q], inverse[Q]{}, factor[Q]{};
-  for (int i = 0; i < Q; i++) most[i] = splat(-__builtin_inff());
+  for (int i = 0; i < Q; i++) most[i] = splat(static_cast<real>(-__builtin_inff()));
   if constexpr (Step::COSINE) {
     for (int d = 0; d < Step::SIZE; d++)
       for (int i = 0; i < Q; i++) {
         const vec x = load(query + d * Step::Q_CHANNEL + i * VECTOR);
         inverse[i] += x * x;
       }
-    for (int i = 0; i < Q; i++) inverse[i] = 1.0f / length(inverse[i], Step::EPSILON);
+    for (int i = 0; i < Q; i++) inverse[i] = inverse_length(inverse[i], Step::EPSILON);
   }
   constexpr int KEYS = Step::TOKENS / K * K, REST = Step::TOKENS - KEYS;
   for (int first = 0; first < KEYS; first += K)
@@ -122,12 +129,11 @@ template <class Step, int Q>
   for (int k = 0; k < Step::TOKENS; k++)
     for (int i = 0; i < Q; i++) {
       char* at = weights + (static_cast<long>(k) * Q + i) * VECTOR;
-      // nothing below the normal numbers, with which processors take a hundred times as long
-      const vec weight = exp(at_least(load(at) - most[i], -87.0f));
+      const vec weight = in_floats(load(at) - most[i], [](fvec x) { return exp(at_least(x, all(LOWEST_EXPONENT))); });
       factor[i] += weight;
       store(at, weight);
     }
-  for (int i = 0; i < Q; i++) factor[i] = 1.0f / factor[i];
+  for (int i = 0; i < Q; i++) factor[i] = splat(real(1)) / factor[i];
   constexpr int VALUES = Step::VALUE_SIZE / K * K, LAST = Step::VALUE_SIZE - VALUES;
   for (int channel = 0; channel < VALUES; channel += K)
     gather_values<Step, Q, K>(head, keys, weights, column, channel, factor);

@@ -18,7 +18,7 @@ template <class Step>
 constexpr bool FAR_INPUT = Step::X_ROW * Step::ROWS > 1 << 20;
 
 template <class Step, int ROWS, int COLUMNS>
-static inline void accumulate_block(vec (&sum)[Step::BLOCK][ROWS * COLUMNS], const float* weight, const char* x) {
+static inline void accumulate_block(vec (&sum)[Step::BLOCK][ROWS * COLUMNS], const real* weight, const char* x) {
   x = held(x);
 #pragma GCC unroll 32
   for (int p = 0; p < ROWS * COLUMNS; p++) {
@@ -26,17 +26,17 @@ static inline void accumulate_block(vec (&sum)[Step::BLOCK][ROWS * COLUMNS], con
     const vec operand = held(load(at));
     if constexpr (FAR_INPUT<Step>) __builtin_prefetch(at + COLUMNS * Step::X_COLUMN, 0, 2);
 #pragma GCC unroll 4
-    for (int o = 0; o < Step::BLOCK; o++) sum[o][p] += operand * weight[o];
+    for (int o = 0; o < Step::BLOCK; o++) sum[o][p] += operand * splat(weight[o]);
   }
 }
 
 template <class Step, int ROWS, int COLUMNS>
-[[gnu::noinline]] static void block_rows(const Row* row, const Row* end, const float* weight, const Offset<Step>* offset,
-                                         const float* bias, Place<Step> place, int lines, bool first, bool last) {
+[[gnu::noinline]] static void block_rows(const Row* row, const Row* end, const real* weight, const Offset<Step>* offset,
+                                         const real* bias, Place<Step> place, int lines, bool first, bool last) {
   constexpr int P = ROWS * COLUMNS, U = BLOCK_PARTS<P>, BLOCK = Step::BLOCK;
   for (; row != end; row++) {
     fetch(weight, lines);
-    fetch(offset, (lines + 7) / 8);
+    fetch_offsets(offset, lines, BLOCK);
     const int channel = row->channel;
     vec sum[U][BLOCK][P];
     char* y = place.y + channel * Step::Y_CHANNEL;
@@ -90,7 +90,7 @@ template <class Step>
 struct BlockStream {
   const Segment* segments;
   const Row* rows;
-  const float* weights;
+  const real* weights;
   const Offset<Step>* offsets;
   Work work;
 
@@ -98,7 +98,7 @@ struct BlockStream {
   void run(int row, int column) const {
     const Place<Step> place(work, row, column);
     each_segment(segments, rows, work, [&](const Row* begin, const Row* end, const Segment& at, bool first, bool last) {
-      const float* weight = weights + static_cast<long>(at.entry) * Step::BLOCK;
+      const real* weight = weights + static_cast<long>(at.entry) * Step::BLOCK;
       block_rows<Step, ROWS, COLUMNS>(begin, end, weight, offsets + at.entry, work.bias, place, at.lines, first, last);
     });
   }

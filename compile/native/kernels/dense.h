@@ -26,10 +26,10 @@ struct Ahead {
   long pace;
 };
 
-// What one output's weight is, what one position's input is: a vector, or a float that comes to all lanes.
+// What one output's weight is, what one position's input is: a vector, or a number that comes to all lanes.
 template <class Step>
 struct Factors {
-  static constexpr long WEIGHT = Step::CHANNEL_LANES ? VECTOR : 4;  // bytes
+  static constexpr long WEIGHT = Step::CHANNEL_LANES ? VECTOR : sizeof(real);  // bytes
   static vec weight(const char* at) { return get<Step::CHANNEL_LANES>(at); }
   static vec input(const char* at) { return get<!Step::CHANNEL_LANES>(at); }
 
@@ -37,7 +37,7 @@ struct Factors {
   template <bool WHOLE>
   static vec get(const char* at) {
     if constexpr (WHOLE) return load(at);
-    return splat(*reinterpret_cast<const float*>(at));
+    return splat(*reinterpret_cast<const real*>(at));
   }
 };
 
@@ -109,7 +109,7 @@ template <class Step>
 struct Dense {
   const Run* runs;
   const Chunk* chunks;
-  const float* matrix;
+  const real* matrix;
   Work work;
 
   static constexpr long LINE = Step::BLOCK * Factors<Step>::WEIGHT;  // weights of one input

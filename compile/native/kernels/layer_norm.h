@@ -4,27 +4,27 @@
 
 namespace st3 {
 
-// WIDTH vectors of pixels: their mean over the channels, then the variance around it, then the result. Three passes over
-// data that the first one brought into the cache; the sum of squares in one pass would lose digits.
+// WIDTH parts of vectors of pixels: their mean over the channels, then the variance around it, then the result, in floats.
+// Three passes over data that the first one brought into the cache; the sum of squares in one pass would lose digits.
 template <class Step, int WIDTH>
 static inline void normalise(const char* x, char* y, const float* weight, const float* bias) {
-  vec mean[WIDTH]{}, factor[WIDTH]{};
+  fvec mean[WIDTH]{}, factor[WIDTH]{};
   for (int channel = 0; channel < Step::CHANNELS; channel++)
 #pragma GCC unroll 8
-    for (int i = 0; i < WIDTH; i++) mean[i] += load(x + channel * Step::X_CHANNEL + i * VECTOR);
+    for (int i = 0; i < WIDTH; i++) mean[i] += load_floats(x + channel * Step::X_CHANNEL + i * PART);
   for (int i = 0; i < WIDTH; i++) mean[i] *= 1.0f / Step::CHANNELS;
   for (int channel = 0; channel < Step::CHANNELS; channel++)
 #pragma GCC unroll 8
     for (int i = 0; i < WIDTH; i++) {
-      const vec distance = load(x + channel * Step::X_CHANNEL + i * VECTOR) - mean[i];
+      const fvec distance = load_floats(x + channel * Step::X_CHANNEL + i * PART) - mean[i];
       factor[i] += distance * distance;
     }
   for (int i = 0; i < WIDTH; i++) factor[i] = 1.0f / root(factor[i] * (1.0f / Step::CHANNELS) + Step::EPSILON);
   for (int channel = 0; channel < Step::CHANNELS; channel++)
 #pragma GCC unroll 8
     for (int i = 0; i < WIDTH; i++) {
-      const vec distance = load(x + channel * Step::X_CHANNEL + i * VECTOR) - mean[i];
-      store(y + channel * Step::Y_CHANNEL + i * VECTOR, distance * factor[i] * weight[channel] + bias[channel]);
+      const fvec distance = load_floats(x + channel * Step::X_CHANNEL + i * PART) - mean[i];
+      store_floats(y + channel * Step::Y_CHANNEL + i * PART, distance * factor[i] * weight[channel] + bias[channel]);
     }
 }
 
@@ -37,9 +37,9 @@ static inline void normalise_row(const char* input, char* output, const float* w
   char* y = output + row * Step::Y_ROW;
   int column = first;
   for (; column + WIDTH <= last; column += WIDTH)
-    normalise<Step, WIDTH>(x + column * VECTOR, y + column * VECTOR, weight, bias);
+    normalise<Step, WIDTH * SPLIT>(x + column * VECTOR, y + column * VECTOR, weight, bias);
   if constexpr (REST != 0)
-    if (column < last) normalise<Step, REST>(x + column * VECTOR, y + column * VECTOR, weight, bias);
+    if (column < last) normalise<Step, REST * SPLIT>(x + column * VECTOR, y + column * VECTOR, weight, bias);
 }
 
 }  // namespace st3

@@ -52,21 +52,27 @@ static inline void fetch(const void* from, int lines) {
   for (int i = 0; i < lines; i++) __builtin_prefetch(ahead + 64 * i, 0, 2);
 }
 
+// Offsets of 16 bits beside `lines` of weights, `per_offset` weights each.
+static inline void fetch_offsets(const void* from, int lines, int per_offset) {
+  const int ratio = per_offset * static_cast<int>(sizeof(real)) / 2;
+  fetch(from, (lines + ratio - 1) / ratio);
+}
+
 // Tiles with few vectors cannot hide the latency of a multiply-add, so they sum in several independent parts.
 template <int VECTORS>
 constexpr int PARTS = VECTORS >= 8 ? 1 : VECTORS >= 4 ? 2 : 4;
 
 template <class Step, int ROWS, int COLUMNS>
-static inline void accumulate(vec (&sum)[ROWS * COLUMNS], float weight, const char* x) {
+static inline void accumulate(vec (&sum)[ROWS * COLUMNS], real weight, const char* x) {
   const char* at = held(x);
 #pragma GCC unroll 32
   for (int p = 0; p < ROWS * COLUMNS; p++)
-    sum[p] += load(at + (p / COLUMNS) * Step::X_ROW + (p % COLUMNS) * Step::X_COLUMN) * weight;
+    sum[p] += load(at + (p / COLUMNS) * Step::X_ROW + (p % COLUMNS) * Step::X_COLUMN) * splat(weight);
 }
 
 // Four entries; their offsets take one load where they have 16 bits: loads are what a tile of few vectors waits for.
 template <class Step, int ROWS, int COLUMNS, int U>
-static inline void accumulate_four(vec (&sum)[U][ROWS * COLUMNS], const float* weight, const Offset<Step>* offset,
+static inline void accumulate_four(vec (&sum)[U][ROWS * COLUMNS], const real* weight, const Offset<Step>* offset,
                                    const char* x) {
   if constexpr (sizeof *offset == 2) {
     uint64_t four;
@@ -82,13 +88,13 @@ static inline void accumulate_four(vec (&sum)[U][ROWS * COLUMNS], const float* w
 }
 
 template <class Step, int ROWS, int COLUMNS>
-[[gnu::noinline]] static void stream_rows(const Row* row, const Row* end, const float* weight,
-                                          const Offset<Step>* offset, const float* bias, Place<Step> place,
+[[gnu::noinline]] static void stream_rows(const Row* row, const Row* end, const real* weight,
+                                          const Offset<Step>* offset, const real* bias, Place<Step> place,
                                           int lines, bool first, bool last) {
   constexpr int P = ROWS * COLUMNS, U = PARTS<P>;
   for (; row != end; row++) {
     fetch(weight, lines);
-    fetch(offset, (lines + 1) / 2);
+    fetch_offsets(offset, lines, 1);
     vec sum[U][P];
     char* y = place.y + row->channel * Step::Y_CHANNEL;
     if (first) {
@@ -121,7 +127,7 @@ template <class Step>
 struct OffsetStream {
   const Segment* segments;
   const Row* rows;
-  const float* entries;
+  const real* entries;
   const Offset<Step>* offsets;
   Work work;
 

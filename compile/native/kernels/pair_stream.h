@@ -27,13 +27,13 @@ constexpr int PAIR_PARTS = VECTORS == 1 ? 4 : VECTORS < 4 || (VECTORS == 4 && RE
 // Inlined by force: a function that g++ leaves apart gets its sums in memory.
 template <class Step, int ROWS, int COLUMNS>
 [[gnu::always_inline]] static inline void accumulate_both(vec (&first)[ROWS * COLUMNS], vec (&second)[ROWS * COLUMNS],
-                                                          const float* weight, const char* x) {
+                                                          const real* weight, const char* x) {
   const char* at = held(x);
 #pragma GCC unroll 32
   for (int p = 0; p < ROWS * COLUMNS; p++) {
     const vec operand = held(load(at + (p / COLUMNS) * Step::X_ROW + (p % COLUMNS) * Step::X_COLUMN));
-    first[p] += operand * weight[0];
-    second[p] += operand * weight[1];
+    first[p] += operand * splat(weight[0]);
+    second[p] += operand * splat(weight[1]);
   }
 }
 
@@ -44,7 +44,7 @@ static inline const char* operand_at(const char* x, const Offset<Step>* offset) 
 
 template <class Step, int ROWS, int COLUMNS>
 [[gnu::always_inline]] static inline void accumulate_each(vec (&first)[ROWS * COLUMNS], vec (&second)[ROWS * COLUMNS],
-                                                          const float* weight, const Offset<Step>* offset, const char* x) {
+                                                          const real* weight, const Offset<Step>* offset, const char* x) {
   accumulate<Step, ROWS, COLUMNS>(first, weight[0], operand_at<Step>(x, offset));
   accumulate<Step, ROWS, COLUMNS>(second, weight[1], operand_at<Step>(x, offset + 1));
 }
@@ -53,7 +53,7 @@ template <class Step, int ROWS, int COLUMNS>
 // for the last chunk's: the processor then foresees most ends of the loops.
 template <class Step, int ROWS, int COLUMNS, int U>
 [[gnu::always_inline]] static inline void accumulate_pair(vec (&sum)[2][U][ROWS * COLUMNS], const Pair& pair,
-                                                          const float* weight, const Offset<Step>* offset,
+                                                          const real* weight, const Offset<Step>* offset,
                                                           const char* x) {
   for (int left = pair.both; left > 0; left -= 4, weight += 8, offset += 4)
 #pragma GCC unroll 4
@@ -71,12 +71,12 @@ template <class Step, int ROWS, int COLUMNS, int U>
 }
 
 template <class Step, int ROWS, int COLUMNS>
-[[gnu::noinline]] static void pair_rows(const Pair* pair, const Pair* end, const float* weight, const Offset<Step>* offset,
-                                        const float* bias, Place<Step> place, int lines, bool first, bool last) {
+[[gnu::noinline]] static void pair_rows(const Pair* pair, const Pair* end, const real* weight, const Offset<Step>* offset,
+                                        const real* bias, Place<Step> place, int lines, bool first, bool last) {
   constexpr int P = ROWS * COLUMNS, U = PAIR_PARTS<P>;
   for (; pair != end; pair++) {
     fetch(weight, lines);
-    fetch(offset, (lines + 1) / 2);
+    fetch_offsets(offset, lines, 1);
     vec sum[2][U][P];
     const int channel[2] = {pair->first, pair->second};
 #pragma GCC unroll 2
@@ -120,7 +120,7 @@ template <class Step>
 struct PairStream {
   const Segment* segments;
   const Pair* pairs;
-  const float* weights;
+  const real* weights;
   const Offset<Step>* offsets;
   // of each segment, where its offsets begin: a pair has fewer of them than weights
   const int32_t* offset_starts;

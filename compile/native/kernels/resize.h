@@ -4,12 +4,12 @@
 
 namespace st3 {
 
-// One output row of one channel, by tables: for each tap of each position the float offset of each lane's pixel inside
+// One output row of one channel, by tables: for each tap of each position the offset in numbers of each lane's pixel inside
 // the input's channel, and its weight.
 template <class Step>
-static inline void resize_row(const char* input, char* output, const int32_t* index, const float* weight, int row,
+static inline void resize_row(const char* input, char* output, const int32_t* index, const real* weight, int row,
                               int channel) {
-  const float* x = reinterpret_cast<const float*>(input + channel * Step::X_CHANNEL);
+  const real* x = reinterpret_cast<const real*>(input + channel * Step::X_CHANNEL);
   char* y = output + row * Step::Y_ROW + channel * Step::Y_CHANNEL;
   for (int column = 0; column < Step::COLUMNS; column++) {
     const long place = (static_cast<long>(row) * Step::COLUMNS + column) * Step::TAPS;

@@ -49,7 +49,7 @@ struct Work {
   const char* input;
   char* output;
   Operands operands;
-  const float* bias;
+  const real* bias;
   int low, high;
 
   template <class T>
@@ -78,7 +78,7 @@ static inline void begin(vec (&sum)[ROWS * COLUMNS], Bias bias, const char* resi
 #pragma GCC unroll 32
   for (int p = 0; p < ROWS * COLUMNS; p++) {
     if constexpr (Step::RESIDUAL) {
-      sum[p] = load(residual + (p / COLUMNS) * Step::R_ROW + (p % COLUMNS) * VECTOR) + bias;
+      sum[p] = load(residual + (p / COLUMNS) * Step::R_ROW + (p % COLUMNS) * VECTOR) + splat(bias);
     } else {
       sum[p] = splat(bias);
     }

@@ -15,8 +15,8 @@ function drawComparison(pairs) {
     Object.assign({}, across, { x0: 1 / (1 + resolution), x1: 1 + resolution, fillcolor: token("--grid"), line: { width: 0 } }),
     Object.assign({}, across, { type: "line", x0: 1, x1: 1, line: { color: token("--front"), width: 1 } }),
   ];
-  const name = (pair) => `${pair.checkpoint}, ${pair.backend}`;
-  const label = (pair) => (narrow() ? `${plain(pair.checkpoint)}<br>${plain(pair.backend)}` : plain(name(pair)));
+  const name = (pair) => `${pair.checkpoint}, ${engineOf(pair)}`;
+  const label = (pair) => (narrow() ? `${plain(pair.checkpoint)}<br>${plain(engineOf(pair))}` : plain(name(pair)));
   const hint = (pair) => `<b>${plain(name(pair))}</b><br>A ${pair.latency_ms_a.toPrecision(4)} ms, B ${pair.latency_ms_b.toPrecision(4)} ms<br>` +
     `B ${pair.ratio.toFixed(3)}× as fast (${pair.ratio_low.toFixed(3)} to ${pair.ratio_high.toFixed(3)})`;
   plot("chart-compare", [{

@@ -94,7 +94,7 @@ function drawLayers(group, rows) {
   const select = document.getElementById("layer-artifact");
   const best = data.best[data.groups.indexOf(group)];
   const before = select.value;
-  select.replaceChildren(...here.map((found) => new Option(`${shown.get(found.artifact).checkpoint}, ${shown.get(found.artifact).backend}`, found.artifact)));
+  select.replaceChildren(...here.map((found) => new Option(`${shown.get(found.artifact).checkpoint}, ${engineOf(shown.get(found.artifact))}`, found.artifact)));
   const wanted = [before, ...best].find((artifact) => here.some((found) => found.artifact === artifact));
   if (wanted) select.value = wanted;
   const found = here.find((candidate) => candidate.artifact === select.value);

@@ -7,6 +7,9 @@ const SHAPES = {
 
 function kindOf(row) { return row.yardstick ? "yardstick" : row.method === "dense" ? "dense" : `${row.method} ${row.pattern}`; }
 
+// who computes, and in what where that is not float32
+function engineOf(row) { return row.dtype === "float32" ? row.backend : `${row.backend} ${row.dtype}`; }
+
 function marksOf(rows) {
   // the most frequent kind gets the first colour; dense has its own
   const counts = new Map();
@@ -14,8 +17,8 @@ function marksOf(rows) {
   const kinds = [...counts.keys()].sort((a, b) => (b === "dense") - (a === "dense") || counts.get(b) - counts.get(a) || a.localeCompare(b));
   const colored = kinds.filter((name) => name !== "dense");
   // the engine of the sparse artifacts gets the first shape
-  const sparse = (backend) => rows.filter((row) => row.backend === backend && row.method !== "dense").length;
-  const backends = [...new Set(rows.map((row) => row.backend))].sort((a, b) => sparse(b) - sparse(a) || a.localeCompare(b));
+  const sparse = (backend) => rows.filter((row) => engineOf(row) === backend && row.method !== "dense").length;
+  const backends = [...new Set(rows.map(engineOf))].sort((a, b) => sparse(b) - sparse(a) || a.localeCompare(b));
   const shapes = Object.keys(SHAPES);
   return {
     kinds, backends,

@@ -3,14 +3,14 @@ function hover(row) {
   const speedup = row.base ? "the base of the speed-ups" : row.speedup_vs_dense === null ? "no dense artifact to compare with"
     : `${row.speedup_vs_dense.toFixed(2)}× as fast as dense (${row.speedup_low.toFixed(2)} to ${row.speedup_high.toFixed(2)})`;
   const accuracy = row.accuracy === null ? "not measured" : row.accuracy.toFixed(4);
-  return `<b>${plain(row.checkpoint)}</b> with ${plain(row.backend)}<br>accuracy ${accuracy}<br>` +
+  return `<b>${plain(row.checkpoint)}</b> with ${plain(engineOf(row))}<br>accuracy ${accuracy}<br>` +
     `p50 ${row.latency_ms_p50.toPrecision(4)} ms<br>${speedup}`;
 }
 
 function bySeries(rows) {
   const series = new Map();
   for (const row of rows) {
-    const name = `${kindOf(row)}, ${row.backend}`;
+    const name = `${kindOf(row)}, ${engineOf(row)}`;
     series.set(name, [...(series.get(name) || []), row]);
   }
   // long series first: a single artifact must not lie hidden under one of them
@@ -50,7 +50,7 @@ function drawPareto(group, rows, marks) {
   };
   const points = bySeries(known).map(([name, series]) => ({
     type: "scatter", mode: "markers", name: plain(name), text: series.map(hover), hovertemplate: "%{text}<extra></extra>", cliponaxis: false,
-    marker: { size: 11, color: marks.color(kindOf(series[0])), symbol: marks.symbol(series[0].backend), line: { width: 1, color: token("--paper") } },
+    marker: { size: 11, color: marks.color(kindOf(series[0])), symbol: marks.symbol(engineOf(series[0])), line: { width: 1, color: token("--paper") } },
     x: series.map((row) => row.latency_ms_p50), y: series.map((row) => row.accuracy),
   }));
   plot("chart-pareto", [line, ...points], layout(
@@ -59,5 +59,5 @@ function drawPareto(group, rows, marks) {
     { annotations: frontLabels(front, spanX, spanY) }));
   document.getElementById("chart-pareto").setAttribute("aria-label",
     `Accuracy against latency of ${known.length} artifacts. On the Pareto front, fastest first: ` +
-    front.map((row) => `${row.checkpoint} with ${row.backend}, ${row.latency_ms_p50.toPrecision(3)} ms, accuracy ${row.accuracy.toFixed(4)}`).join("; "));
+    front.map((row) => `${row.checkpoint} with ${engineOf(row)}, ${row.latency_ms_p50.toPrecision(3)} ms, accuracy ${row.accuracy.toFixed(4)}`).join("; "));
 }

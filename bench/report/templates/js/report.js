@@ -6,7 +6,7 @@ let chosen = 0;
 
 function visibleRows() {
   const kinds = checkedIn(kindKey), backends = checkedIn(backendKey);
-  return data.groups[chosen].rows.filter((row) => kinds.has(kindOf(row)) && backends.has(row.backend));
+  return data.groups[chosen].rows.filter((row) => kinds.has(kindOf(row)) && backends.has(engineOf(row)));
 }
 
 function draw() {
@@ -20,7 +20,7 @@ function showTable() {
   const kinds = checkedIn(kindKey), backends = checkedIn(backendKey);
   for (const line of document.querySelectorAll("#rows tbody tr")) {
     const row = data.groups[line.dataset.row].rows[line.dataset.index];
-    line.hidden = (!everything.checked && Number(line.dataset.row) !== chosen) || !kinds.has(kindOf(row)) || !backends.has(row.backend);
+    line.hidden = (!everything.checked && Number(line.dataset.row) !== chosen) || !kinds.has(kindOf(row)) || !backends.has(engineOf(row));
   }
   const batch = String(data.groups[chosen].rows[0].batch_size);
   for (const part of document.querySelectorAll("[data-batch]")) part.hidden = !everything.checked && !part.dataset.batch.split(" ").includes(batch);

@@ -25,7 +25,7 @@ function measuredSpeedup([name, unsorted], marks) {
   const color = marks.color(kindOf(rows[0]));
   return {
     type: "scatter", mode: "lines+markers", name: plain(name), text: rows.map(hover), hovertemplate: "%{text}<extra></extra>", cliponaxis: false,
-    line: { color, width: 2 }, marker: { size: 10, symbol: marks.symbol(rows[0].backend), color },
+    line: { color, width: 2 }, marker: { size: 10, symbol: marks.symbol(engineOf(rows[0])), color },
     x: rows.map((row) => 1 - row.sparsity), y: values,
     error_y: {
       type: "data", symmetric: false, thickness: 1, width: 4, array: rows.map((row, index) => row.speedup_high - values[index]),
@@ -59,5 +59,5 @@ function drawSpeedup(group, rows, marks) {
   plot("chart-speedup", traces, layout(
     sparsityAxis(known.map((row) => row.sparsity)), logAxis("Speed-up over dense", ys, { ticksuffix: "×" }), { shapes }));
   document.getElementById("chart-speedup").setAttribute("aria-label", "Speed-up over dense: " + known.map((row) =>
-    `${row.checkpoint} with ${row.backend} ${row.speedup_vs_dense.toFixed(2)}`).join("; "));
+    `${row.checkpoint} with ${engineOf(row)} ${row.speedup_vs_dense.toFixed(2)}`).join("; "));
 }
