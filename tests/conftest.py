@@ -15,8 +15,14 @@ import pytest
 # here and in the processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from hypothesis import HealthCheck, settings
+
 from compile.native import builder, toolchain
 from compile.native.isa import Isa
+
+# a busy machine is no failure, and what fails once fails again
+settings.register_profile("st3", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+settings.load_profile("st3")
 
 
 def pytest_collection_finish() -> None:

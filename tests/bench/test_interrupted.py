@@ -29,6 +29,7 @@ pytest.importorskip("onnxruntime", reason="the small artifacts run in ONNX Runti
 
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 120.0  # others may be at work on this machine
 
 
 @pytest.fixture(autouse=True)
@@ -134,25 +135,45 @@ def test_what_is_resumed_must_be_the_same_session(tmp_path: Path, evaluation: Pa
     assert set_aside(out).exists()
 
 
+WAITING_BENCH = """
+import time
+from bench.measure.command import bench
+from bench.measurement import Round
+from bench.measurement_file import Writer
+write, rounds = Writer.write, []
+
+def write_and_wait(self, records):
+    records = list(records)
+    write(self, records)
+    rounds.extend(record for record in records if isinstance(record, Round))
+    if len(rounds) == 3:
+        time.sleep(600)
+
+Writer.write = write_and_wait
+bench()
+"""
+"""It measures three rounds and waits for a signal."""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="workers end with a killed bench by a Linux signal")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
 def test_a_stopped_bench_goes_on_where_it_was(how: signal.Signals, tmp_path: Path, evaluation: Path) -> None:
     make_three(tmp_path / "a")
     out = tmp_path / "m.jsonl"
-    arguments = [str(tmp_path / "a"), "--evaluation", str(evaluation), "--threads", "1", "--rounds", "14"]
-    command = [sys.executable, "-c", "from bench.measure.command import bench; bench()", *arguments, "--launches", "2"]
+    arguments = [str(tmp_path / "a"), "--evaluation", str(evaluation), "--threads", "1", "--rounds", "8"]
+    command = [sys.executable, "-c", WAITING_BENCH, *arguments, "--launches", "2"]
     process = subprocess.Popen(
         [*command, "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
-    deadline = time.monotonic() + 60
-    while lines_of(part_of(out), b'"round"') < 2:
+    deadline = time.monotonic() + PATIENCE_S
+    while lines_of(part_of(out), b'"round"') < 3:
         assert time.monotonic() < deadline, "no round was finished"
         time.sleep(0.01)
     process.send_signal(how)
-    _, told = process.communicate(timeout=30)
+    _, told = process.communicate(timeout=PATIENCE_S)
     assert not out.exists(), told
     before = latency_samples(part_of(out))
-    assert 2 <= len(before["dense-0"]) <= 14
+    assert len(before["dense-0"]) == 3
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert "--resume goes on" in told
@@ -162,7 +183,7 @@ def test_a_stopped_bench_goes_on_where_it_was(how: signal.Signals, tmp_path: Pat
     after = latency_samples(out)
     for name, samples in before.items():
         assert after[name][: len(samples)] == samples
-        assert len(after[name]) == 14
+        assert len(after[name]) == 8
 
 
 def lines_of(path: Path, text: bytes) -> int:
@@ -183,7 +204,7 @@ def test_a_killed_bench_keeps_its_records_and_leaves_no_worker(tmp_path: Path, e
     arguments = [str(tmp_path / "a"), "--evaluation", str(evaluation), "--seconds", "60", "--out", str(out)]
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while len(workers_of(process.pid)) < 4:
             assert time.monotonic() < deadline, "four workers never came up"
             time.sleep(0.05)
@@ -191,7 +212,7 @@ def test_a_killed_bench_keeps_its_records_and_leaves_no_worker(tmp_path: Path, e
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while any(is_worker(pid) for pid in pids):
         assert time.monotonic() < deadline, "a worker outlived the bench"
         time.sleep(0.05)

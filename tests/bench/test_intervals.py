@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.report.intervals import median_interval, percentile
@@ -17,7 +17,6 @@ def test_percentile_by_hand() -> None:
     assert percentile([5.0], 0.9) == 5.0
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40), st.floats(0, 1))
 def test_percentile_agrees_with_numpy(samples: list[float], fraction: float) -> None:
     assert percentile(samples, fraction) == pytest.approx(float(np.quantile(samples, fraction)), rel=1e-9, abs=1e-9)

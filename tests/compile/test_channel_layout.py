@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import RUNNABLE, windows
 from support import Compiler, assert_same_bits, capture_module, prune_randomly
@@ -98,7 +98,7 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, int, int], int]
 
 
 @pytest.mark.usefixtures("always")
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20)
 @given(convolutions())
 def test_any_convolution_agrees_with_torch(case: tuple[nn.Module, tuple[int, int, int], int]) -> None:
     module, shape, batch_size = case

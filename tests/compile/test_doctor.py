@@ -184,4 +184,4 @@ def test_no_gpu_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_the_native_part_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import compile.doctor.native, compile.doctor.software, st3.doctor"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

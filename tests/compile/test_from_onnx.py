@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from onnx_models import OPSETS, SPELLINGS, Builder, activation, agree, batch_norm
@@ -15,9 +15,7 @@ from onnx_models import OPSETS, SPELLINGS, Builder, activation, agree, batch_nor
 from compile.graph import Conv, Elementwise, Move, Pool
 
 opsets = st.sampled_from(OPSETS)
-quick = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=40)
 
 
 @quick

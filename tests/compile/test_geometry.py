@@ -44,7 +44,7 @@ def fill(placement: Placement, pictures: np.ndarray) -> np.ndarray:
     return memory
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(placements())
 def test_what_is_gathered_is_scattered_back(placement: Placement) -> None:
     geometry = placement.geometry
@@ -57,7 +57,7 @@ def test_what_is_gathered_is_scattered_back(placement: Placement) -> None:
         assert np.array_equal(back.reshape(geometry.images, geometry.height, geometry.width), pictures[:, channel])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(placements())
 def test_edges_rebuild_the_halo_that_a_gather_makes(placement: Placement) -> None:
     geometry = placement.geometry
@@ -98,7 +98,7 @@ def source_size(placement: Placement) -> tuple[int, int]:
     return placement.geometry.height, placement.geometry.width
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(relayouts())
 def test_blends_move_what_a_gather_moves(case: tuple[Placement, Placement, tuple[int, int]]) -> None:
     source, target, step = case

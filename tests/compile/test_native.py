@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from networks import RUNNABLE, convolutions, small_network
 from support import Compiler, assert_same_bits, capture_module, prune_randomly
 from torch import nn
@@ -43,7 +43,7 @@ def test_torchvision_resnets_agree_with_torch(compiler: Compiler, name: str) -> 
     assert compiler.deviation(module, (3, 96, 80)) < 1e-5
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30)
 @given(convolutions())
 def test_any_convolution_agrees_with_torch(case: tuple[nn.Module, tuple[int, int, int], int, float, int]) -> None:
     module, shape, batch_size, density, block = case

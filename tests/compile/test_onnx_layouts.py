@@ -6,16 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_models import OPSETS, SPELLINGS, Builder, activation, agree, batch_norm
 
 from compile.graph import Concat, Conv, Elementwise, LayerNorm, Mean
 
 opsets = st.sampled_from(OPSETS)
-quick = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=40)
 
 
 @pytest.mark.parametrize("opset", OPSETS)

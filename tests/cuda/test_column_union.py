@@ -37,7 +37,7 @@ REAL = {
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_weight_comes_back_bit_for_bit(shape, density, dead, dtype, seed):
     weight = random_weight(shape, density, seed).to(dtype)
     weight[:dead] = 0
@@ -54,7 +54,7 @@ def test_a_weight_comes_back_bit_for_bit(shape, density, dead, dtype, seed):
     density=st.sampled_from([0.0, 0.05, 0.6]),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_steps_hold_every_weight_once(outputs, grain, group, density, seed):
     problem = ConvProblem(1, 12, 9, 9, outputs, (3, 3), padding=(1, 1), dtype="float32")
     weight = random_weight(problem.weight_shape, density, seed)

@@ -43,7 +43,7 @@ def cut(name: str, pair: int) -> CsrConfig:
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_weight_comes_back_bit_for_bit(shape, density, dtype, seed):
     random = torch.Generator().manual_seed(seed)
     weight = torch.randn(shape, generator=random) * (torch.rand(shape, generator=random) < density)

@@ -34,7 +34,7 @@ PROBLEMS = {
     dtype=st.sampled_from([torch.float16, torch.bfloat16]),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_weight_comes_back_bit_for_bit(shape, dtype, seed):
     weight = torch.randn(*shape, 1, 1, generator=torch.Generator().manual_seed(seed))
     weight = two_of_four(weight).to(dtype)

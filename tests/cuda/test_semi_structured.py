@@ -42,7 +42,7 @@ def bits(tensor: Tensor) -> Tensor:
     dtype=st.sampled_from([torch.float16, torch.bfloat16]),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_weight_comes_back_bit_for_bit(shape, kept, dtype, seed):
     random = torch.Generator().manual_seed(seed)
     weight = two_of_four(torch.randn(shape, generator=random).abs() + 0.1)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torchvision
 from families import NETWORKS
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_case import Case, build_driver, run_driver, why_not, write_case
 from networks import EVERY, EveryOperator, convolutions, digits, small_network, title
@@ -152,7 +152,7 @@ def test_every_format(tmp_path: Path, batch_size: int) -> None:
 
 
 @pytest.mark.exhaustive
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12)
 @given(convolutions(), st.sampled_from(EVERY))
 def test_any_convolution(case: tuple[nn.Module, tuple[int, int, int], int, float, int], isa: Isa) -> None:
     module, shape, batch_size, density, block = case

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runtime.serve.model_signature import JSON_LIMIT_BYTES, Output, Signature
@@ -132,7 +132,6 @@ def test_deep_and_long_json_is_refused() -> None:
     assert error.value.status == 413
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode), st.none() | st.integers(-2, 250).map(str))
 def test_noise_is_refused_and_nothing_else_happens(body: bytes, header: str | None) -> None:
     # a body without JSON is the tensor itself, and any bytes are numbers
@@ -148,7 +147,6 @@ _JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["name", "shape", "datatype", "data", "parameters"]), _JSON)
 def test_any_json_in_any_field_is_read_or_refused(field: str, value: object) -> None:
     reason = ""

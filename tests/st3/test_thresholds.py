@@ -16,7 +16,7 @@ def quantile(values: torch.Tensor, fraction: float) -> torch.Tensor:
     return quantiles(values.float(), torch.tensor([fraction], dtype=torch.float64), segments)[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0, 3.5]), min_size=1, max_size=40),
     st.floats(0, 1, exclude_max=True, width=32),
@@ -75,7 +75,7 @@ def test_tiny_and_equal_values() -> None:
     assert quantile(torch.full((9,), 0.3), 0.77).item() == torch.tensor(0.3).item()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([0.0, 1e-42, 0.25, 2.0, math.inf, math.nan]), min_size=1, max_size=12), st.floats(0, 1))
 def test_digits_and_partition_select_the_same(values: list[float], fraction: float) -> None:
     for keys in (torch.tensor(values).view(torch.int32), torch.rand(3000).view(torch.int32)):
