@@ -159,8 +159,8 @@ def test_manifests_of_older_schemas_are_read(artifact: Path, version: int, tmp_p
         (["--arch", "hopper"], "--arch hopper is no GPU architecture; give one like sm_80, sm_89, sm_90, or native"),
         (["--backend", "inductor", "--arch", "sm_75"], "--arch sm_75 is too old: the kernels need sm_80"),
         (["--dtype", "int8"], "--dtype int8 is unknown on cuda; choose one of float16, bfloat16, float32"),
-        (["--backend", "native"], "--target cuda: the native backend generates C++ for CPUs; give --backend inductor"),
-        (["--backend", "onnxruntime"], "--target cuda: the onnxruntime backend is the yardstick on CPUs"),
+        (["--backend", "native"], "--dtype float16: the native backend generates C++ for CPUs; give"),
+        (["--backend", "onnxruntime"], "--dtype float16: the onnxruntime backend is the yardstick on CPUs"),
         pytest.param([], "torch finds no NVIDIA GPU on this machine", marks=WITHOUT_GPU),
     ],
 )
@@ -173,9 +173,9 @@ def test_impossible_targets_are_refused(checkpoint: Path, tmp_path: Path, option
     assert not list(tmp_path.iterdir())
 
 
-def test_half_precision_is_for_gpus(checkpoint: Path, tmp_path: Path) -> None:
+def test_half_precision_on_a_cpu_is_for_native(checkpoint: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["compile", str(checkpoint), "--out", str(tmp_path), "--dtype", "float16"])
-    assert "--dtype float16 is unknown on cpu; choose one of float32" in result.output
+    assert "--dtype float16: the inductor backend computes in float32 on a CPU; native takes float16" in result.output
 
 
 def test_architectures() -> None:
