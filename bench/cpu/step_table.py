@@ -11,6 +11,7 @@ from rich.table import Table
 from bench.cpu.plan import weights_of
 from bench.machine.peaks import peak_of
 from bench.measurement import Operand
+from bench.naming import FLOAT
 from bench.report import numbers
 
 if TYPE_CHECKING:
@@ -34,11 +35,14 @@ def step_tables(session: Measurements, weights: Sequence[str]) -> Iterator[Table
 
 
 def peak_lines(session: Measurements) -> Iterator[str]:
-    """The measured peaks in words, one line per number of threads."""
-    for threads in sorted({p.threads for p in session.peaks}):
-        found = [(operand, peak_of(session.peaks, operand, threads)) for operand in get_args(Operand)]
+    """The measured peaks in words, one line per dtype and number of threads."""
+    for threads, dtype in sorted(
+        {(p.threads, p.dtype) for p in session.peaks}, key=lambda pair: (pair[1] != FLOAT, pair)
+    ):
+        found = [(operand, peak_of(session.peaks, operand, threads, dtype)) for operand in get_args(Operand)]
         places = ", ".join(f"{numbers.gflops(value)} from {operand}" for operand, value in found if value is not None)
-        yield f"multiply-adds, {numbers.threads(threads)}: GFLOP/s {places}"
+        which = "" if dtype == FLOAT else f" in {dtype}"
+        yield f"multiply-adds{which}, {numbers.threads(threads)}: GFLOP/s {places}"
 
 
 def _table(session: Measurements, record: ArtifactRecord, steps: Sequence[Step]) -> Table:
@@ -57,8 +61,9 @@ def _table(session: Measurements, record: ArtifactRecord, steps: Sequence[Step])
         for name in (f"{numbers.threads(threads)}, ms", "GFLOP/s", "of peak", "of L1's"):
             table.add_column(name, justify="right", no_wrap=True)
     densities = {layer.name: f"{layer.density:.3f}" for layer in record.layers}
+    operands: tuple[Operand, ...] = ("registers", "L1")
     peaks = {
-        threads: (peak_of(session.peaks, "registers", threads), peak_of(session.peaks, "L1", threads))
+        threads: tuple(peak_of(session.peaks, operand, threads, record.target.dtype) for operand in operands)
         for threads in counts
     }
     totals = []

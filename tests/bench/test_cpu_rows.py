@@ -100,6 +100,10 @@ def test_useful_operations_are_two_per_mac_and_a_peak_is_what_is_seldom_passed()
         "multiply-adds, 1 thread: GFLOP/s 108.0 from registers",
         "multiply-adds, 2 threads: GFLOP/s 70.0 from L1",
     ]
+    half = msgspec.structs.replace(peaks[0], dtype="float16", samples=(200.0,))
+    assert list(peak_lines(msgspec.structs.replace(whole, peaks=(half, *peaks))))[-1] == (
+        "multiply-adds in float16, 1 thread: GFLOP/s 200.0 from registers"
+    )
 
 
 def test_dense_engines_run_the_dense_weights_and_onnx_runtime_the_proof_once() -> None:
