@@ -136,6 +136,7 @@ def test_what_is_resumed_must_be_the_same_session(tmp_path: Path, evaluation: Pa
 
 
 WAITING_BENCH = """
+import signal
 import time
 from bench.measure.command import bench
 from bench.measurement import Round
@@ -149,6 +150,8 @@ def write_and_wait(self, records):
     if len(rounds) == 3:
         time.sleep(600)
 
+# a shell that runs the tests in the background has them ignore Ctrl-C, and what they start as well
+signal.signal(signal.SIGINT, signal.default_int_handler)
 Writer.write = write_and_wait
 bench()
 """
