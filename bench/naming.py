@@ -17,6 +17,11 @@ def engine_label(backend: str, dtype: str) -> str:
     return backend if dtype == FLOAT else f"{backend} {dtype}"
 
 
+def engine_key(engine: str, dtype: str) -> str:
+    """``openvino-bfloat16``: as ``--baseline`` and digests have it."""
+    return engine if dtype == FLOAT else f"{engine}-{dtype}"
+
+
 def label_of(record: ArtifactRecord) -> str:
     """``st3-unstructured-0.9 with native float16``."""
     return f"{checkpoint_name(record)} with {engine_label(record.backend, record.target.dtype)}"

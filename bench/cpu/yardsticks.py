@@ -16,7 +16,7 @@ from bench.environment import describe_machine
 from bench.machine.precision import INSTRUCTIONS, precisions_of
 from bench.measure.onnx_layers import layers_of, read_model
 from bench.measurement import Refusal
-from bench.naming import FLOAT, engine_label
+from bench.naming import FLOAT, engine_key, engine_label
 from bench.quantize import quantise
 from runtime.artifact import open_artifact
 from runtime.data import sha256_of
@@ -65,10 +65,8 @@ def below_float32(entry: Entry) -> tuple[list[Entry], list[Refusal]]:
 
 def _run_by(record: ArtifactRecord, engine: str, dtype: str) -> ArtifactRecord:
     target = msgspec.structs.replace(record.target, dtype=dtype)
-    who = engine if dtype == FLOAT else f"{engine}-{dtype}"
-    return msgspec.structs.replace(
-        record, digest=f"{who}:{record.digest}", backend=engine, engine=engine, target=target
-    )
+    digest = f"{engine_key(engine, dtype)}:{record.digest}"
+    return msgspec.structs.replace(record, digest=digest, backend=engine, engine=engine, target=target)
 
 
 def _model(entry: Entry) -> Path:

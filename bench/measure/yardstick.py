@@ -13,7 +13,7 @@ from bench.environment import describe_machine
 from bench.machine.precision import INSTRUCTIONS, precisions_of
 from bench.measure.onnx_layers import dtype_of, fixed_batch, layers_of, read_model, spec_of
 from bench.measurement import ArtifactRecord
-from bench.naming import FLOAT
+from bench.naming import FLOAT, engine_key
 from runtime.artifact import Artifact, Lineage, Manifest, Requirements, Target, Tolerance, list_files
 from runtime.data import Preprocessing, sha256_of
 from runtime.engine import load_into
@@ -105,9 +105,8 @@ def record_of(yardstick: Yardstick, sizes: Sequence[int], recipes: Sequence[str]
     layers, dtype = layers_of(first, mine[0]), _dtype(yardstick.precision, dtype_of(first))
     if yardstick.engine == "openvino" and dtype != FLOAT:
         layers = _proven(layers, fixed_batch(read_model(yardstick.path, weights=True), mine[0]), dtype, threads)
-    who = yardstick.engine if yardstick.precision == FLOAT else f"{yardstick.engine}-{yardstick.precision}"
     return ArtifactRecord(
-        digest=f"{who}:{sha256_of(yardstick.path)}",
+        digest=f"{engine_key(yardstick.engine, yardstick.precision)}:{sha256_of(yardstick.path)}",
         name=yardstick.path.name,
         backend=yardstick.engine,
         engine=yardstick.engine,

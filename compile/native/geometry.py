@@ -161,8 +161,17 @@ class Placement(msgspec.Struct, frozen=True):
 
 def edge_type(geometry: Geometry) -> np.dtype[np.void]:
     """``Edge`` of ``move.h``."""
-    numbers = (mask_type(geometry.item), geometry.lanes)
-    return np.dtype([("source", "<i4"), ("target", "<i4"), ("lane", *numbers), ("inside", *numbers)])
+    return np.dtype([("source", "<i4"), ("target", "<i4"), *_lane_fields(geometry)])
+
+
+def blend_type(geometry: Geometry) -> np.dtype[np.void]:
+    """``Blend`` of ``move.h``."""
+    return np.dtype([("source", "<i4"), *_lane_fields(geometry)])
+
+
+def _lane_fields(geometry: Geometry) -> list[tuple[str, np.dtype[np.signedinteger[Any]], int]]:
+    """Where each lane comes from, and whether it comes from there at all."""
+    return [(name, mask_type(geometry.item), geometry.lanes) for name in ("lane", "inside")]
 
 
 def mask_type(item: int) -> np.dtype[np.signedinteger[Any]]:
@@ -222,7 +231,7 @@ def blend_table(table: NDArray[np.int32], geometry: Geometry) -> tuple[NDArray[n
     Returns:
         ``Blend`` of ``move.h``, and where each target vector's begin: ``rows * width + 1`` values.
     """
-    lanes, numbers = geometry.lanes, (mask_type(geometry.item), geometry.lanes)
+    lanes = geometry.lanes
     offsets = table.reshape(-1, lanes)
     vectors = np.where(offsets >= 0, offsets // lanes, -1)
     found, start = [], [0]
@@ -233,8 +242,7 @@ def blend_table(table: NDArray[np.int32], geometry: Geometry) -> tuple[NDArray[n
             for vector in sources
         ]
         start.append(len(found))
-    kind = np.dtype([("source", "<i4"), ("lane", *numbers), ("inside", *numbers)])
-    return np.array(found, kind), np.array(start, np.int32)
+    return np.array(found, blend_type(geometry)), np.array(start, np.int32)
 
 
 def scatter_table(source: Placement) -> NDArray[np.int32]:

@@ -16,12 +16,14 @@ enum Activation { IDENTITY, RELU, RELU6, SILU, HARDSWISH, SIGMOID, HARDSIGMOID, 
 constexpr bool cheap(Activation a) { return a == IDENTITY || a == RELU || a == RELU6; }
 
 // Bounds that let NaN through, since a comparison with it is false.
-static inline vec at_least(vec x, vec low) { return x < low ? low : x; }
-static inline vec at_most(vec x, vec high) { return x > high ? high : x; }
-#ifdef ST3_HALF
-static inline fvec at_least(fvec x, fvec low) { return x < low ? low : x; }
-static inline fvec at_most(fvec x, fvec high) { return x > high ? high : x; }
-#endif
+template <class V>
+static inline V at_least(V x, V low) {
+  return x < low ? low : x;
+}
+template <class V>
+static inline V at_most(V x, V high) {
+  return x > high ? high : x;
+}
 static inline fvec all(float value) { return value - fvec{}; }
 
 // 2^n for -126 <= n <= 127.

@@ -25,9 +25,7 @@ static inline vec token(const char* row, const Keys& keys, int number) {
   const char* at = row + keys.place[number];
   if constexpr (Step::SPREAD == SPLAT) return splat(*reinterpret_cast<const real*>(at));
   if constexpr (Step::SPREAD == ALIGNED) return load(at);
-  ivec lanes;
-  memcpy(&lanes, keys.lanes + keys.group[number] * LANES, sizeof lanes);
-  return __builtin_shuffle(load(at), lanes);
+  return __builtin_shuffle(load(at), load_integers(keys.lanes + keys.group[number] * LANES));
 }
 
 // 1 / the length of a vector whose square is given, at least `least`.

@@ -45,9 +45,7 @@ static inline void blend_channels(const char* source, char* target, const Blend*
   vec value[COUNT];
   for (int i = 0; i < COUNT; i++) value[i] = splat(Step::FILL);
   for (; blend != end; blend++) {
-    ivec lane, inside;
-    memcpy(&lane, blend->lane, sizeof lane);
-    memcpy(&inside, blend->inside, sizeof inside);
+    const ivec lane = load_integers(blend->lane), inside = load_integers(blend->inside);
 #pragma GCC unroll 8
     for (int i = 0; i < COUNT; i++) {
       const vec moved = __builtin_shuffle(load(source + i * Step::SOURCE_CHANNEL + blend->source), lane);
@@ -94,11 +92,8 @@ template <class Tensor>
   for (int channel = low; channel < high; channel++) {
     char* base = tensor + channel * Tensor::CHANNEL;
     for (const Edge* edge = edges + start[first]; edge != edges + start[last]; edge++) {
-      ivec lane, inside;
-      memcpy(&lane, edge->lane, sizeof lane);
-      memcpy(&inside, edge->inside, sizeof inside);
-      vec value = __builtin_shuffle(load(base + edge->source), lane);
-      store(base + edge->target, inside ? value : fill);
+      const vec value = __builtin_shuffle(load(base + edge->source), load_integers(edge->lane));
+      store(base + edge->target, load_integers(edge->inside) ? value : fill);
     }
   }
 }

@@ -55,11 +55,7 @@ static inline void mean_channel(const char* input, char* output, const integer* 
     const char* x = input + row * Step::X_ROW + channel * Step::X_CHANNEL;
     for (int column = 0; column < Step::COLUMNS; column++, inside += LANES) {
       vec value = load(x + column * VECTOR);
-      if constexpr (!Step::CHANNEL_LANES) {
-        ivec mask;
-        memcpy(&mask, inside, sizeof mask);
-        value = mask ? value : vec{};
-      }
+      if constexpr (!Step::CHANNEL_LANES) value = load_integers(inside) ? value : vec{};
       part_vec parts[SPLIT];
       memcpy(parts, &value, sizeof value);
 #pragma GCC unroll 2

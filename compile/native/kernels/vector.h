@@ -40,6 +40,12 @@ static inline const T* array(const char* weights, int number) {
 }
 
 static inline vec load(const char* at) { return *reinterpret_cast<const vec*>(at); }
+// Of a table of lanes or masks, which may lie at any place.
+static inline ivec load_integers(const integer* at) {
+  ivec result;
+  memcpy(&result, at, sizeof result);
+  return result;
+}
 static inline void store(char* at, vec value) { *reinterpret_cast<vec*>(at) = value; }
 // x - 0 is x, for -0 too. A scalar __fp16 becomes a float beside a vector, which g++ refuses.
 static inline vec splat(real value) {
