@@ -7,6 +7,9 @@ RECIPE ?= fashion-resnet8
 SPARSITIES ?= 0.8 0.9 0.95 0.98
 # where training runs: cpu, cuda or auto; with cuda artifacts are compiled for the GPU and measured on it as well
 DEVICE ?= cpu
+# of training on a CPU: `bf16` (automatic mixed precision around float32 weights) where the CPU multiplies it in tiles, AMX,
+# which is faster there by half; empty for float32
+PRECISION ?= $(shell grep -qs amx_bf16 /proc/cpuinfo && echo bf16)
 # what a GPU computes in
 DTYPE ?= float16
 # `float16` where this CPU computes in half precision and the compiler knows it (g++ 12): native artifacts in that as
@@ -30,7 +33,8 @@ comma = ,
 CHECKPOINTS = $(OUT)/checkpoints
 NAMES = dense $(SPARSITIES:%=st3-unstructured-%) st3-2to4-0.5 gmp-unstructured-0.95 feather-unstructured-0.98
 DONE = $(NAMES:%=$(CHECKPOINTS)/%/checkpoint.json)
-TRAIN = $(ST3) train $(RECIPE) --out $(@D) --evaluation $(OUT)/evaluation --device $(DEVICE) --threads $(THREADS) --resume
+TRAIN = $(ST3) train $(RECIPE) --out $(@D) --evaluation $(OUT)/evaluation --device $(DEVICE) --threads $(THREADS) --resume \
+  $(if $(filter cpu,$(DEVICE)),$(PRECISION:%=--precision %))
 ON_GPU = $(filter cuda,$(DEVICE))
 # threads say nothing of a GPU
 # an artifact for a GPU takes seconds to load

@@ -17,12 +17,12 @@ import click
 import msgspec
 import numpy as np
 
-from bench.environment import describe_machine
 from bench.machine.precision import precisions_of
 from bench.measure.onnx_layers import dtype_of, fixed_batch, layers_of, read_model, spec_of
 from bench.naming import FLOAT
 from runtime.data import load_evaluation_set
 from runtime.errors import UserError
+from runtime.machine import cpu_flags
 from runtime.pictures import read_inputs
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _run_tool(model: Path, reader: object, out: Path) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         # without such instructions sums of two products overflow 16 bits, unless weights have 7
-        reduce_range="int8" not in precisions_of(describe_machine().cpu_flags),
+        reduce_range="int8" not in precisions_of(cpu_flags()),
     )
 
 

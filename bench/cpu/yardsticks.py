@@ -12,7 +12,6 @@ import click
 import msgspec
 import numpy as np
 
-from bench.environment import describe_machine
 from bench.machine.precision import INSTRUCTIONS, precisions_of
 from bench.measure.onnx_layers import layers_of, read_model
 from bench.measurement import Refusal
@@ -21,6 +20,7 @@ from bench.quantize import quantise
 from runtime.artifact import open_artifact
 from runtime.data import sha256_of
 from runtime.errors import UserError
+from runtime.machine import cpu_flags
 
 if TYPE_CHECKING:
     from bench.measure.participant import Entry
@@ -43,7 +43,7 @@ def below_float32(entry: Entry) -> tuple[list[Entry], list[Refusal]]:
     The quantised file is made beside the artifact, once for this very artifact.
     """
     weights = entry.record.name.partition("/")[0]
-    native = precisions_of(describe_machine().cpu_flags)
+    native = precisions_of(cpu_flags())
     entries, refusals = [], []
     if BFLOAT16 in native:
         record = _run_by(entry.record, OPENVINO, BFLOAT16)

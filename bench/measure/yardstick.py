@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench.environment import describe_machine
 from bench.machine.precision import INSTRUCTIONS, precisions_of
 from bench.measure.onnx_layers import dtype_of, fixed_batch, layers_of, read_model, spec_of
 from bench.measurement import ArtifactRecord
@@ -18,6 +17,7 @@ from runtime.artifact import Artifact, Lineage, Manifest, Requirements, Target, 
 from runtime.data import Preprocessing, sha256_of
 from runtime.engine import load_into
 from runtime.errors import UserError
+from runtime.machine import cpu_flags
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,7 @@ def _check_precision(given: str, engine: str, precision: str) -> None:
             f"{given}: {engine} cannot be asked for {precision} on a CPU; there are {others}, and a quantised file "
             f"(python -m bench.quantize) runs in int8 as it is"
         )
-    flags = describe_machine().cpu_flags
+    flags = cpu_flags()
     if precision != FLOAT and flags and precision not in precisions_of(flags):
         raise UserError(
             f"{given}: this processor has no instructions for {precision} ({', '.join(INSTRUCTIONS[precision])}), so "

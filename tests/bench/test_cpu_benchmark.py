@@ -18,7 +18,6 @@ import bench.cpu.yardsticks as yardsticks
 from bench.cpu.alone import run_alone
 from bench.cpu.command import compile_times, main, refuse_wrong_answers
 from bench.cpu.logits import LIMITS, compare
-from bench.environment import describe_machine
 from bench.machine.precision import precisions_of
 from bench.measure.process import ProcessWorker
 from bench.measurement import Measurements, Settings
@@ -27,12 +26,13 @@ from bench.naming import engine_label
 from compile.lower import lower
 from runtime.data import write_evaluation_set
 from runtime.errors import UserError
+from runtime.machine import cpu_flags
 from st3.checkpoint import load_checkpoint
 
 CONDITIONS = ((1, 1), (4, 1))
 KEYS = ["weights", "batch_size", "threads", "engine", "latency_ms_p50", "latency_ms_p90", "ratio_to_onnxruntime"]
 KEYS += ["dtype", "ratio_to_dense"]
-HERE = precisions_of(describe_machine().cpu_flags)
+HERE = precisions_of(cpu_flags())
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +158,7 @@ def test_the_tables_show_every_engine_and_step(finished: Result) -> None:
 def test_a_processor_without_bfloat16_is_said_and_a_quantised_file_is_made_once(
     folder: Path, finished: Result, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine = msgspec.structs.replace(describe_machine(), cpu_flags=("avx2",))
-    monkeypatch.setattr(yardsticks, "describe_machine", lambda: machine)
+    monkeypatch.setattr(yardsticks, "cpu_flags", lambda: frozenset({"avx2"}))
     made = {path: path.stat().st_mtime_ns for path in (folder / "artifacts/dense").glob("onnxruntime-b*-int8-*.onnx")}
     assert len(made) == 2
     plan, _ = planning.plan_cpu(folder / "artifacts", folder / "evaluation", Settings())

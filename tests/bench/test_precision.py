@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import bench.measure.yardstick as yardsticks
-from bench.environment import describe_machine
 from bench.machine.precision import INSTRUCTIONS, precisions_of
 from bench.measure.onnx_layers import dtype_of, fixed_batch, layers_of
 from bench.measure.session import plan_session, run_session
@@ -28,11 +26,12 @@ from bench.measurement_file import read_measurements
 from bench.report.analysis import analyse
 from runtime.data import load_evaluation_set
 from runtime.errors import UserError
+from runtime.machine import cpu_flags
 
 pytest.importorskip("onnxruntime", reason="the yardsticks run in ONNX Runtime")
 
 SETTINGS = Settings(rounds=2, launches=1, turn_s=0.01, warm_limit_s=0.1)
-HERE = precisions_of(describe_machine().cpu_flags)
+HERE = precisions_of(cpu_flags())
 FILTERS = 16
 ROOT = Path(__file__).parents[2]
 
@@ -182,15 +181,14 @@ def test_what_would_run_in_another_precision_is_refused(tmp_path: Path, monkeypa
         parse(f"onnxruntime-bfloat16:{tmp_path / 'mine.onnx'}")
     with pytest.raises(UserError, match=r"openvino cannot be asked for int8 on a CPU; .* runs in int8 as it is"):
         parse(f"openvino-int8:{tmp_path / 'mine.onnx'}")
-    machine = msgspec.structs.replace(describe_machine(), cpu_flags=("avx2",))
-    monkeypatch.setattr(yardsticks, "describe_machine", lambda: machine)
+    monkeypatch.setattr(yardsticks, "cpu_flags", lambda: frozenset({"avx2"}))
     with pytest.raises(UserError, match=r"no instructions for float16 \(amx_fp16, .*\), so that openvino would comp"):
         parse(f"openvino-float16:{tmp_path / 'mine.onnx'}")
     assert precisions_of(("bf16", "asimdhp", "sve")) == {"bfloat16": ("bf16",), "float16": ("asimdhp",)}
     assert set(INSTRUCTIONS) == {"bfloat16", "float16", "int8"}
 
 
-@pytest.mark.skipif("avx512f" not in describe_machine().cpu_flags, reason="it is told to use AVX-512 and no more")
+@pytest.mark.skipif("avx512f" not in cpu_flags(), reason="it is told to use AVX-512 and no more")
 def test_openvinos_own_plan_has_the_last_word(tmp_path: Path) -> None:
     """Kept from the instructions it falls back without a word: its plan says so, and it is not called float16."""
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
