@@ -166,10 +166,12 @@ export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$cache/inductor} XDG_C
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$cache/triton}
 "$python" - "$device" "$only" <<'PY'
 import importlib.util, sys
-needed = ["torch", "torchvision", "numpy", "msgspec", "safetensors", "click", "rich", "jinja2", "plotly", "onnx",
-          "onnxruntime", "onnxscript"]
+needed = ["torch", "torchvision", "numpy", "msgspec", "safetensors", "click", "rich", "jinja2", "onnx", "onnxruntime",
+          "onnxscript"]
 if "tests" in sys.argv[2].split(","):
     needed += ["pytest", "hypothesis"]
+if "pipeline" in sys.argv[2].split(","):
+    needed.append("plotly")  # of the report alone
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
 if missing:
     sys.exit(f"error: python3 lacks {' '.join(missing)}; install them or name a folder that holds them in PYTHONPATH")

@@ -37,6 +37,18 @@ def test_a_machine_without_a_gpu_is_told_of_the_rehearsal(tmp_path: Path) -> Non
     assert "torch finds no NVIDIA GPU; rehearse with --dry-run" in done.stderr
 
 
+def test_what_draws_the_report_is_asked_for_by_the_pipeline_alone(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *given: None if name == 'plotly' else find(name, *given)\n"
+    )
+    done = run("--only", "layers,pipeline", tmp_path / "out", PYTHONPATH=str(tmp_path))
+    assert "lacks plotly;" in done.stderr
+    done = run("--only", "layers,network", tmp_path / "out", PYTHONPATH=str(tmp_path), CUDA_VISIBLE_DEVICES="")
+    assert "torch finds no NVIDIA GPU" in done.stderr
+
+
 @pytest.mark.exhaustive
 def test_whole_networks_are_rehearsed(tmp_path: Path) -> None:
     done = run("--dry-run", "--only", "network,layers", tmp_path / "out")

@@ -249,7 +249,7 @@ def _row(m: Measurement, record: ArtifactRecord, around: _Context) -> Row:
         gflops_dense_equivalent=record.macs_dense * gflops_per_mac,
         gflops_useful=record.macs_nonzero * gflops_per_mac,
         gflops_usable=gflops_usable,
-        share_of_peak=_share(gflops_usable, figures.peak_gflops.get(record.target.dtype)),
+        share_of_peak=_share(gflops_usable, figures.peak_of(record)),
         share_of_bandwidth=_share(None if weights is None else weights / p50 / 1e6, figures.bandwidth_gb_s),
         base=m is around.base,
         pareto=False,

@@ -43,6 +43,10 @@ class Figures(msgspec.Struct, frozen=True):
         """An artifact's figure, or ``None``."""
         return self.values.get((metric, artifact))
 
+    def peak_of(self, record: ArtifactRecord) -> float | None:
+        """The processor's peak in the dtype of an artifact; ``None`` for one on a GPU, whose peak is not measured."""
+        return self.peak_gflops.get(record.target.dtype) if record.target.device == "cpu" else None
+
 
 def figures_of(session: Measurements, batch_size: int, threads: int) -> Figures:
     """Bring a condition's samples down to one figure each: the median of all, of memory the most."""

@@ -94,6 +94,13 @@ def test_shares_are_of_what_the_same_session_measured() -> None:
     assert found["s"].share_of_bandwidth == pytest.approx(4 * 19 / 1e-3 / 1e9 / 2.0)
     without = msgspec.structs.replace(session(), peaks=(), bandwidths=())
     assert {(row.share_of_peak, row.share_of_bandwidth) for row in analyse(without).rows} == {(None, None)}
+    # a GPU does not work at the CPU's peak
+    gpu = tuple(
+        msgspec.structs.replace(one, target=msgspec.structs.replace(one.target, device="cuda"))
+        for one in session().artifacts
+    )
+    on_gpu = analyse(msgspec.structs.replace(session(), artifacts=gpu)).rows
+    assert [row.share_of_peak for row in on_gpu] == [None, None]
 
 
 def test_the_harness_and_the_processor_are_said_in_words() -> None:
