@@ -25,6 +25,7 @@ from compile.cuda.tune import Budget, measure_all
 from compile.network import Network
 from runtime.artifact import GOLDEN_INPUTS, DeviceProof, Requirements, Target, golden_output
 from runtime.cuda import gpu, nvrtc
+from runtime.cuda.replay import Replay
 from runtime.errors import UserError
 from runtime.manifest import ORDERED
 
@@ -149,17 +150,19 @@ def settle(job: Job, choices: dict[str, Choice], inputs: Tensor) -> tuple[dict[s
 def write(
     network: nn.Module, inputs: Tensor, folder: Path, effort: Effort
 ) -> tuple[Callable[[Tensor], object], str, dict[str, float]]:
-    """Write the faster form of the network: Inductor's package, or the program as it is if Inductor refuses it."""
+    """Write the faster form of the network: Inductor's package, or the program as it is.
+
+    The program stays where Inductor refuses it, or makes what a CUDA graph, which the engine replays, cannot hold.
+    """
     program = payload.export(network, inputs)
     try:
         package = payload.write_package(program, folder)
-        with torch.inference_mode():
-            package(inputs)
-    except Exception as error:  # Inductor raises whatever failed inside it
+        Replay(package, inputs)
+    except Exception as error:  # Inductor raises whatever failed inside it, CUDA what a graph cannot hold
         (folder / payload.PACKAGE).unlink(missing_ok=True)
         payload.write_program(program, folder)
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return network, f"Inductor cannot compile the network ({first}): the exported program runs as it is", {}
+        return network, f"the exported program runs as it is, Inductor's package of it does not ({first})", {}
     if not effort.tune:
         return package, "", {}
     timings = whole.measure({"as exported": network, "compiled by Inductor": package}, inputs)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from support import write_checkpoint
 from torch.autograd.profiler_util import FunctionEvent, Kernel
 
-from compile.backend import backend_names, find_backend
+from compile.backend import AS_MODELLED, backend_names, find_backend
 from compile.cuda import build, payload, proof
 from compile.cuda.arch import gpu_architecture
 from compile.lower import MARGIN, artifact_name, lower, up_to_date
@@ -192,7 +192,6 @@ def test_answers_that_float16_cannot_hold_are_refused(tmp_path: Path) -> None:
     from support import export_module
     from torch import nn
 
-    from compile.backend import AS_MODELLED
     from compile.from_checkpoint import TorchNetwork
     from runtime.artifact import Target
 
@@ -206,6 +205,40 @@ def test_answers_that_float16_cannot_hold_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "golden/outputs.npy", *network.answer(inputs))
     with pytest.raises(UserError, match=r"not finite in float16.*use --dtype bfloat16 or float32"):
         build.build(network, Target("cuda", "sm_123", "float16", 2, 1), tmp_path, AS_MODELLED)
+
+
+@pytest.mark.parametrize(
+    ("compiles", "captured", "said"),
+    [
+        (True, True, ""),
+        (True, False, "the exported program runs as it is, Inductor's package of it does not (a stream is capturing)"),
+        (False, True, "the exported program runs as it is, Inductor's package of it does not (no such kernel)"),
+    ],
+)
+def test_a_package_that_no_cuda_graph_can_hold_is_not_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiles: bool, captured: bool, said: str
+) -> None:
+    def write_package(program: object, folder: Path) -> str:
+        del program
+        (folder / payload.PACKAGE).touch()
+        if not compiles:
+            raise RuntimeError("no such kernel\nand more")
+        return "package"
+
+    def replay(function: object, inputs: object) -> None:
+        assert (function, inputs) == ("package", "inputs")
+        if not captured:
+            raise RuntimeError("a stream is capturing")
+
+    monkeypatch.setattr(payload, "export", lambda *_: "program")
+    monkeypatch.setattr(payload, "write_package", write_package)
+    monkeypatch.setattr(payload, "write_program", lambda _, folder: (folder / payload.PROGRAM).touch())
+    monkeypatch.setattr(build, "Replay", replay)
+    function, note, times = build.write("network", "inputs", tmp_path, AS_MODELLED)
+    assert (note, times) == (said, {})
+    ships = payload.PROGRAM if said else payload.PACKAGE
+    assert [path.name for path in tmp_path.iterdir()] == [ships]
+    assert function == ("network" if said else "package")
 
 
 def test_kernels_belong_to_the_layer_that_encloses_their_call() -> None:
