@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from bench.measure.session import Plan
 
 METRIC = "logits"
-LIMITS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 5e-1}
+LIMITS = {"float32": 1e-4, "float16": 1e-1, "bfloat16": 1e-1, "int8": 5e-1}
 """By precision, of the largest answer. Below float32 they find what is wrong altogether, and do not say what is good
-enough: that is for the accuracy of a trained network."""
+enough: that is for the accuracy of a trained network. A ViT-B/16 of dense random weights, whose sums have up to 3072
+products, is 5e-2 off in native's float16."""
 PICTURES = 16
 
 

@@ -157,7 +157,7 @@ TABLES: dict[str, Table] = {
         "bench/2026-11-27_fashion-resnet8_emerald-rapids-2cpu_float16-float32-b1-b32-t1-t2.jsonl", fashion_resnet8
     ),
     "resnet50-cpu": Table(
-        "bench-cpu/2026-11-27_resnet50-untrained_emerald-rapids-2cpu_bfloat16-float16-float32-int8-b1-b16-t1-t2.jsonl",
+        "bench-cpu/2026-11-27_resnet50-untrained_granite-rapids-2cpu_bfloat16-float16-float32-int8-b1-b16-t1-t2.jsonl",
         bench_cpu,
     ),
     "resnet50-gpu": Table("gpu-networks/2026-11-26_resnet50_h200_float16-b32-b128.jsonl", gpu_networks),
