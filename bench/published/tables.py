@@ -154,7 +154,7 @@ def gpu_networks(path: Path) -> str:
 
 TABLES: dict[str, Table] = {
     "fashion-resnet8": Table(
-        "bench/2026-11-27_fashion-resnet8_emerald-rapids-2cpu_float16-float32-b1-b32-t1-t2.jsonl", fashion_resnet8
+        "bench/2026-11-27_fashion-resnet8_granite-rapids-2cpu_float16-float32-b1-b32-t1-t2.jsonl", fashion_resnet8
     ),
     "resnet50-cpu": Table(
         "bench-cpu/2026-11-27_resnet50-untrained_granite-rapids-2cpu_bfloat16-float16-float32-int8-b1-b16-t1-t2.jsonl",
