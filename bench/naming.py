@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from bench.measurement import ArtifactRecord
 
 FLOAT = "float32"
+NATIVE = "native"
+"""Our own CPU engine."""
 
 
 def engine_label(backend: str, dtype: str) -> str:

@@ -11,14 +11,14 @@ import msgspec
 from bench.cpu.alone import run_alone
 from bench.cpu.logits import LIMITS, compare
 from bench.cpu.logits import METRIC as LOGITS
-from bench.cpu.plan import NATIVE, PROOF, YARDSTICK, find, plan_cpu, weights_of
+from bench.cpu.plan import PROOF, YARDSTICK, find, plan_cpu, weights_of
 from bench.cpu.rows import make_rows, precision_of
 from bench.cpu.show import COMPILE_TIME, MEMORY_ALONE, show
 from bench.measure.command import INTERRUPTED, with_progress
 from bench.measure.process import ProcessWorker
 from bench.measurement import Measurement, Settings
 from bench.measurement_file import read_measurements
-from bench.naming import engine_label
+from bench.naming import NATIVE, engine_label
 from runtime.errors import UserError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from bench.cpu.yardsticks import OPENVINO, as_openvino, below_float32
 from bench.environment import usable_cpus
 from bench.measure.participant import Condition, Entry
 from bench.measure.session import Plan, built_for, find_artifacts
-from bench.naming import FLOAT
+from bench.naming import FLOAT, NATIVE
 from runtime.data import load_evaluation_set
 from runtime.errors import UserError
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 CONDITIONS = ((1, 1), (1, 2), (16, 2))
 """Batch size and threads."""
 DENSE = "dense"
-NATIVE = "native"
 BASE = "onnxruntime"
 YARDSTICK = OPENVINO
 PROOF = "st3_90"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench.cpu.plan import BASE, DENSE, NATIVE, is_base, weights_of
+from bench.cpu.plan import BASE, DENSE, is_base, weights_of
+from bench.naming import NATIVE
 from bench.report.intervals import percentile
 from bench.report.launches import speedup
 from runtime.errors import UserError

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from bench.cpu.logits import METRIC as LOGITS
-from bench.cpu.plan import BASE, DENSE, NATIVE, weights_of
+from bench.cpu.plan import BASE, DENSE, weights_of
 from bench.cpu.step_table import peak_lines, step_tables
-from bench.naming import FLOAT, engine_label
+from bench.naming import FLOAT, NATIVE, engine_label
 from bench.report import numbers
 from bench.report.analysis import analyse, resolution_of
 from bench.report.precision import bits_of

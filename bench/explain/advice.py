@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 
 from bench.explain.roofline import positions
+from bench.naming import NATIVE
 from runtime.manifest import ORDERED
 
 if TYPE_CHECKING:
     from bench.explain.roofline import Bound
     from runtime.artifact import LayerEntry, Target
 
-NATIVE = "native"
 LANES = {"avx512": 16, "avx2": 8, "aarch64": 4, "portable": 4}
 _FEW_WEIGHTS = 16  # of an output channel; beginning and ending its sum then takes as long as the weights
 _SMALL_SHARE = 0.005

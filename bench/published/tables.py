@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench.cpu.plan import NATIVE
 from bench.cpu.rows import make_rows
 from bench.measurement_file import read_measurements
-from bench.naming import FLOAT, engine_label
+from bench.naming import FLOAT, NATIVE, engine_label
 from bench.published.kinds import FOLDER, read_lines
 from bench.published.lines import NetworkChoice, NetworkFloor, NetworkTime
 from bench.report import numbers

@@ -33,7 +33,7 @@ SCHEMA_VERSION = 3
 class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The answer of one condition in words, one sentence per accuracy budget.
 
-    ``caveat`` is what must be said of precisions below float32, empty where there is nothing.
+    ``caveat`` is what else must be said: the gain beside other engines than our own, and of precisions below float32.
     """
 
     recipe: str

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench.naming import engine_label
+from bench.naming import NATIVE, engine_label
 from bench.report import numbers
 from bench.report.analysis import Row
 from bench.report.precision import caveat_of
@@ -29,7 +29,10 @@ class Pick(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rows that may be compared with each other, and the picks among them; ``caveat``: see ``caveat_of``."""
+    """The rows that may be compared with each other, and the picks among them.
+
+    ``caveat``: the gain beside other engines, where the base is our own; then see ``caveat_of``.
+    """
 
     recipe: str
     device: str
@@ -102,7 +105,7 @@ def _group(rows: list[Row]) -> Group:
         rows=tuple(rows),
         picks=picks,
         headline=_headline(rows, picks),
-        caveat=caveat_of(rows),
+        caveat=" ".join(filter(None, (_beside_others(rows, picks), caveat_of(rows)))),
     )
 
 
@@ -131,10 +134,29 @@ def _headline(rows: Sequence[Row], picks: Sequence[Pick]) -> str:
         widest = max((row.speedup_vs_dense or 0 for row in gains), default=0.0)
         start = f"Up to {numbers.times(widest)} as fast as" if widest > 1 else "Nothing is measurably faster than"
         return f"{start} the fastest dense network; no accuracy was measured."
-    for choice in picks:
-        if choice.best is not None:
-            # the digits of the picture: a loss below one hundredth of a point is none
-            loss = round(((choice.base.accuracy or 0) - (choice.best.accuracy or 0)) / POINT, 2)
-            price = f"for {loss:g} points of accuracy" if loss > 0 else "at no loss of accuracy"
-            return f"{numbers.times(choice.best.speedup_vs_dense)} as fast as the fastest dense network, {price}."
-    return f"Nothing is measurably faster than dense within {points(BUDGETS[-1])} of accuracy."
+    choice = _first(picks)
+    if choice is None or choice.best is None:
+        return f"Nothing is measurably faster than dense within {points(BUDGETS[-1])} of accuracy."
+    # the digits of the picture: a loss below one hundredth of a point is none
+    loss = round(((choice.base.accuracy or 0) - (choice.best.accuracy or 0)) / POINT, 2)
+    price = f"for {loss:g} points of accuracy" if loss > 0 else "at no loss of accuracy"
+    return f"{numbers.times(choice.best.speedup_vs_dense)} as fast as the fastest dense network, {price}."
+
+
+def _beside_others(rows: Sequence[Row], picks: Sequence[Pick]) -> str:
+    """Where our own engine is the fastest dense one: what is gained by whoever has another now."""
+    choice = _first(picks)
+    others = [row for row in rows if row.backend != NATIVE and (row.method == "dense" or row.yardstick)]
+    if choice is None or choice.best is None or choice.base.backend != NATIVE or not others:
+        return ""
+    other = min(others, key=lambda row: row.latency_ms_p50)
+    ratio = other.latency_ms_p50 / choice.best.latency_ms_p50
+    if ratio <= 1:
+        return ""  # a yardstick, of which `caveat_of` speaks
+    named, gain = f"{other.backend} in {other.dtype}", numbers.times(ratio)
+    return f"Beside the fastest dense network of another engine ({named}) it is {gain} as fast."
+
+
+def _first(picks: Sequence[Pick]) -> Pick | None:
+    """The one that the headline speaks of."""
+    return next((choice for choice in picks if choice.best is not None), None)

@@ -57,6 +57,24 @@ def test_a_sparse_row_of_a_lower_precision_than_the_base_is_said() -> None:
     assert "st3 unstructured at sparsity 0.9 with native float16" in group.picks[0].sentence
 
 
+def test_the_gain_beside_another_engine_is_said_where_the_base_is_ours() -> None:
+    torch, ort = record("i", "dense", 0.0, "inductor"), record("o", "dense", 0.0, "onnxruntime")
+    latencies = {"d": 4.0, "s": 2.0, "i": 9.0, "o": 6.0}
+    (group,) = groups(analyse(session(latencies, DENSE, SPARSE, torch, ort)).rows)
+    assert group.headline.startswith("2.00\u00d7 as fast")
+    assert group.caveat == (
+        "Beside the fastest dense network of another engine (onnxruntime in float32) it is 3.00\u00d7 as fast."
+    )
+    # it is the base itself; or none is beside ours; or nothing is faster
+    for others, artifacts in (
+        ({"o": 3.0}, (DENSE, SPARSE, ort)),
+        ({}, (DENSE, SPARSE)),
+        ({"s": 5.0}, (DENSE, SPARSE, ort)),
+    ):
+        (group,) = groups(analyse(session(latencies | others, *artifacts)).rows)
+        assert group.caveat == "", others
+
+
 def test_where_all_is_float32_nothing_is_said() -> None:
     plain = session({"d": 8.0, "s": 2.0}, DENSE, SPARSE)
     assert caveat_of(analyse(plain).rows) == ""
