@@ -281,21 +281,6 @@ class Measurements(msgspec.Struct, frozen=True):
     missing: tuple[Missing, ...] = ()
 
 
-def checkpoint_name(record: ArtifactRecord) -> str:
-    """``st3-2to4-0.5``, ``gmp-unstructured-0.95``, ``dense``: the folder that training gave the checkpoint.
-
-    ``resnet50.onnx`` for what was compiled from a file, and for a yardstick.
-    """
-    lineage = record.lineage
-    if record.yardstick:
-        return record.name
-    if lineage.method == "dense":
-        return "dense"
-    if lineage.method == "onnx":
-        return lineage.recipe
-    return f"{lineage.method}-{lineage.pattern.replace(':', 'to')}-{lineage.target_sparsity:g}"
-
-
 def is_dense(record: ArtifactRecord) -> bool:
     """Whether an artifact is what speed-ups are given against: dense weights, or a file whose zeros it computes."""
     if record.yardstick:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench.naming import NATIVE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -29,7 +31,7 @@ def layer_macs_usable(layer: LayerEntry, engine: str, batch_size: int) -> int | 
     form = format_at(layer.format, batch_size)
     if layer.macs_usable is not None:
         return layer.macs_usable
-    if engine != "native" or form in DENSE:
+    if engine != NATIVE or form in DENSE:
         return layer.macs_dense
     return layer.macs_nonzero if form in EXACT else None
 

@@ -15,6 +15,7 @@ from bench.explain.roofline import Bound, bound, usable_macs
 from bench.machine.peaks import line_of
 from bench.machine.processor import examine
 from bench.machine.speed import known_or_measured
+from bench.naming import NATIVE
 from runtime.engine import load
 from runtime.engines.native import NativeEngine
 from runtime.errors import UserError
@@ -127,7 +128,7 @@ def _explanation(
 
 def _steps(artifact: Artifact, threads: int) -> tuple[dict[str, float], list[str]]:
     """Median microseconds by the layers of a step, steps without weights by their names; or why there is nothing."""
-    if artifact.manifest.engine != "native":
+    if artifact.manifest.engine != NATIVE:
         return {}, [f"the engine {artifact.manifest.engine} does not time its steps; native does"]
     usable = len(usable_cpus())
     if threads > usable:  # their turns would be timed, and not the layers

@@ -8,7 +8,7 @@ from bench.measure.messages import Sample
 from bench.measure.server import search
 from bench.measurement import Measurement, Missing, Step, is_dense
 from bench.metric import AnswerMetric, load_metric, metric_names
-from bench.naming import FLOAT
+from bench.naming import FLOAT, NATIVE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from bench.measurement import ArtifactRecord, Record, Settings
 
 STEPS, SERVER = "steps", "server"
-PROFILED = "native"
 PROFILE_CALLS = 20
 
 
 def due(entry: Entry, entries: Sequence[Entry], condition: Condition, settings: Settings) -> list[str]:
     """What is measured once of an artifact: names of metrics, ``steps`` and ``server``, in this order."""
     record = entry.record
-    names = [STEPS] if record.engine == PROFILED else []
+    names = [STEPS] if record.engine == NATIVE else []
     names += [SERVER] if SERVER in settings.scenarios else []
     if condition.whole_set:
         reference = _reference([other.record for other in entries], record.lineage.recipe)

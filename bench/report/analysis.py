@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench.measurement import checkpoint_name, is_dense
-from bench.naming import FLOAT
+from bench.measurement import is_dense
+from bench.naming import FLOAT, checkpoint_name
 from bench.report.cautions import cautions
 from bench.report.figures import figures_of, weight_bytes
 from bench.report.intervals import Estimate, percentile

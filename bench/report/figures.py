@@ -11,6 +11,7 @@ import msgspec
 
 from bench.machine.peaks import bandwidth_of, peak_of
 from bench.measure.server import PERCENTILE, best
+from bench.naming import NATIVE
 from bench.report.intervals import percentile
 from bench.usable import DENSE, format_at
 
@@ -80,6 +81,6 @@ def weight_bytes(record: ArtifactRecord, batch_size: int) -> int | None:
         return None
     kept = 0
     for layer in record.layers:
-        dense = record.engine != "native" or format_at(layer.format, batch_size) in DENSE
+        dense = record.engine != NATIVE or format_at(layer.format, batch_size) in DENSE
         kept += math.prod(layer.weight_shape) if dense else layer.nonzeros
     return kept * _BYTES.get(record.target.dtype.partition("+")[0], 4)

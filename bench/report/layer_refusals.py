@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench.measurement import checkpoint_name, is_dense
+from bench.measurement import is_dense
+from bench.naming import checkpoint_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -134,29 +134,30 @@ def _headline(rows: Sequence[Row], picks: Sequence[Pick]) -> str:
         widest = max((row.speedup_vs_dense or 0 for row in gains), default=0.0)
         start = f"Up to {numbers.times(widest)} as fast as" if widest > 1 else "Nothing is measurably faster than"
         return f"{start} the fastest dense network; no accuracy was measured."
-    choice = _first(picks)
-    if choice is None or choice.best is None:
+    chosen = _chosen(picks)
+    if chosen is None:
         return f"Nothing is measurably faster than dense within {points(BUDGETS[-1])} of accuracy."
     # the digits of the picture: a loss below one hundredth of a point is none
-    loss = round(((choice.base.accuracy or 0) - (choice.best.accuracy or 0)) / POINT, 2)
+    base, best = chosen
+    loss = round(((base.accuracy or 0) - (best.accuracy or 0)) / POINT, 2)
     price = f"for {loss:g} points of accuracy" if loss > 0 else "at no loss of accuracy"
-    return f"{numbers.times(choice.best.speedup_vs_dense)} as fast as the fastest dense network, {price}."
+    return f"{numbers.times(best.speedup_vs_dense)} as fast as the fastest dense network, {price}."
 
 
 def _beside_others(rows: Sequence[Row], picks: Sequence[Pick]) -> str:
     """Where our own engine is the fastest dense one: what is gained by whoever has another now."""
-    choice = _first(picks)
+    chosen = _chosen(picks)
     others = [row for row in rows if row.backend != NATIVE and (row.method == "dense" or row.yardstick)]
-    if choice is None or choice.best is None or choice.base.backend != NATIVE or not others:
+    if chosen is None or chosen[0].backend != NATIVE or not others:
         return ""
-    other = min(others, key=lambda row: row.latency_ms_p50)
-    ratio = other.latency_ms_p50 / choice.best.latency_ms_p50
-    if ratio <= 1:
-        return ""  # a yardstick, of which `caveat_of` speaks
+    best, other = chosen[1], min(others, key=lambda row: row.latency_ms_p50)
+    ratio = other.latency_ms_p50 / best.latency_ms_p50
+    if ratio <= 1 + (best.resolution or 0):
+        return ""  # a yardstick; where one is faster `caveat_of` says so
     named, gain = f"{other.backend} in {other.dtype}", numbers.times(ratio)
     return f"Beside the fastest dense network of another engine ({named}) it is {gain} as fast."
 
 
-def _first(picks: Sequence[Pick]) -> Pick | None:
-    """The one that the headline speaks of."""
-    return next((choice for choice in picks if choice.best is not None), None)
+def _chosen(picks: Sequence[Pick]) -> tuple[Row, Row] | None:
+    """Base and best of the pick that the headline speaks of: the one of the smallest budget."""
+    return next(((choice.base, choice.best) for choice in picks if choice.best is not None), None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.measurement import checkpoint_name
+from bench.naming import checkpoint_name
 from bench.report.analysis import Row, analyse
 from bench.report.columns import columns, topics
 from bench.report.document import Document, document

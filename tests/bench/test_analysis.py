@@ -9,7 +9,8 @@ import pytest
 from bench_builders import build_session, record
 
 from bench.environment import Gpu
-from bench.measurement import Missing, Refusal, Surroundings, checkpoint_name
+from bench.measurement import Missing, Refusal, Surroundings
+from bench.naming import checkpoint_name
 from bench.report.analysis import Row, analyse
 from bench.report.pareto import front
 from bench.report.summary import groups

@@ -73,6 +73,12 @@ def test_the_gain_beside_another_engine_is_said_where_the_base_is_ours() -> None
     ):
         (group,) = groups(analyse(session(latencies | others, *artifacts)).rows)
         assert group.caveat == "", others
+    # a yardstick that the run cannot tell from the best sparse artifact
+    near = msgspec.structs.replace(INT8, target=DENSE.target)
+    rows = analyse(session({"d": 4.0, "s": 2.0, "q": 2.01}, DENSE, SPARSE, near)).rows
+    for resolution, said in ((0.0, True), (0.01, False)):
+        (group,) = groups([msgspec.structs.replace(row, resolution=resolution) for row in rows])
+        assert ("another engine" in group.caveat) == said
 
 
 def test_where_all_is_float32_nothing_is_said() -> None:

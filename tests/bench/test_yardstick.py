@@ -12,8 +12,9 @@ from onnx import TensorProto, helper
 import bench.measure.yardstick as yardsticks
 from bench.measure.session import plan_session, run_session
 from bench.measure.yardstick import parse, record_of
-from bench.measurement import Settings, checkpoint_name, is_dense
+from bench.measurement import Settings, is_dense
 from bench.measurement_file import read_measurements
+from bench.naming import checkpoint_name
 from bench.report.analysis import analyse
 from runtime.errors import UserError
 
